@@ -1,0 +1,82 @@
+"""What other services see of coordination: membership, leases, leadership.
+
+Owns the contract and the two implementations' common nouns. `EmbeddedCoordination` (one node, no etcd) and
+`EtcdCoordination` are interchangeable: same code path in storage and gateways.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One live storage node, as its lease-bound record says."""
+
+    node_id: str
+    address: str
+    """host:port of its storage gRPC server."""
+    operations_address: str
+    """host:port of its operations endpoint."""
+    applied_sequence: int
+    started_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """The node that leads a shard, once its EPOCH record is in the log."""
+
+    shard: int
+    node_id: str
+    address: str
+    epoch: int
+
+
+class Coordination(Protocol):
+    """One process's tie to the cluster's membership and leadership."""
+
+    async def start(self) -> None:
+        """Connect. Raises OSError with the endpoint's name when the store cannot be reached in time."""
+        ...
+
+    async def stop(self) -> None:
+        """Resign what is led, give the lease back and disconnect."""
+        ...
+
+    async def join(self, member: Member) -> None:
+        """Register this storage node under a kept-alive lease; registers again by itself after a lost lease."""
+        ...
+
+    def report(self, applied_sequence: int) -> None:
+        """Tell progress; published with the next keep-alive, and used to delay this node's own campaigns."""
+        ...
+
+    async def campaign(self, shard: int) -> None:
+        """Wait until this node is nominated to lead the shard. Cancel to give up."""
+        ...
+
+    async def announce(self, leader: Leader) -> None:
+        """Publish leadership after the EPOCH record is in the log. Raises RuntimeError when the nomination is gone."""
+        ...
+
+    async def resign(self, shard: int) -> None:
+        """Give the nomination back, so that a successor need not wait for the lease to end."""
+        ...
+
+    def lease_valid(self) -> bool:
+        """Return whether the lease surely still holds (monotonic time since *sending* the last good keep-alive, less a margin)."""
+        ...
+
+    def on_lease_lost(self, callback: Callable[[], None]) -> None:
+        """Call back, from the event loop, once for each loss of the lease or nomination."""
+        ...
+
+    def watch_leader(self, shard: int, callback: Callable[[Leader | None], None]) -> Callable[[], None]:
+        """Call back now (if known) and at each change, from the event loop. Returns the unsubscriber."""
+        ...
+
+    def members(self) -> list[Member]:
+        """Return the live members, from the watched view."""
+        ...
