@@ -1,0 +1,1 @@
+"""How the engine is deployed: compose files, the local runner that reads them, Kubernetes and observability."""

@@ -1,0 +1,10 @@
+"""What the whole suite shares: the list of fixture plugins, one topic each, under tests/fixtures.
+
+Owns nothing else. A fixture that only one folder needs lives in that folder's own conftest.
+"""
+
+from __future__ import annotations
+
+pytest_plugins: list[str] = [
+    # One line for each topic, in alphabetical order: "tests.fixtures.fix_<topic>",
+]
