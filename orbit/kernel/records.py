@@ -26,6 +26,7 @@ from typing import Any, Union
 import msgspec
 
 from orbit.kernel.errors import LogCorrupt
+from orbit.kernel.ids import INFINITY_LSN
 from orbit.kernel.schema import CatalogChange, Column
 from orbit.kernel.types import Oid
 
@@ -146,12 +147,17 @@ class HorizonBody(msgspec.Struct, array_like=True):
 
 
 class MoveBegin(msgspec.Struct, array_like=True):
-    """Claims rows of a table for a move to the cold tier: row ids in [first, last], as sorted disjoint ranges."""
+    """Claims rows of a table for a move to the cold tier: row ids in [first, last], as sorted disjoint ranges.
+
+    Only versions with begin_lsn <= `changed_through` are claimed: an updated row keeps its id in a newer segment,
+    which is not to move with the old one.
+    """
 
     move_id: bytes
     table_id: int
     storage_id: int
     ranges: list[tuple[int, int]]
+    changed_through: int = INFINITY_LSN
 
 
 class ColdCommit(msgspec.Struct, array_like=True):

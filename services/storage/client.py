@@ -21,6 +21,39 @@ import msgspec
 
 from orbit.kernel.errors import OrbitError
 from orbit.kernel.types import SqlType
+from services.storage.moves import (
+    ROW_ID_COLUMN,
+    Claim,
+    ClaimRefused,
+    MoveEnded,
+    Moves,
+    RowRange,
+    SegmentStatistics,
+    SnapshotRef,
+    Tier,
+)
+
+__all__ = [
+    "FAILED",
+    "IDLE",
+    "IN_TRANSACTION",
+    "ROW_ID_COLUMN",
+    "Backend",
+    "Claim",
+    "ClaimRefused",
+    "ColumnDescription",
+    "CopyFormat",
+    "Credentials",
+    "MoveEnded",
+    "Moves",
+    "RowRange",
+    "SegmentStatistics",
+    "Session",
+    "SessionOwner",
+    "SnapshotRef",
+    "Statement",
+    "Tier",
+]
 
 IDLE = 0x49
 """Transaction status `I`: no transaction block."""
