@@ -1,0 +1,33 @@
+"""Named limits of queues, buffers, records and timeouts, with their units; relations are asserted at import.
+
+Limits that an operator tunes are configuration instead (`orbit.chassis.config`).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+LOG_MAX_PAYLOAD_BYTES: Final = 1_048_576
+"""The log server's max_payload: no record, headers included, may be larger."""
+
+RECORD_TARGET_BYTES: Final = 900_000
+"""A group is closed, and a bulk piece cut, before its record grows past this."""
+
+LARGE_TRANSACTION_BYTES: Final = 512_000
+"""Transactions with more effects than this stream CHUNK records ahead of their COMMIT."""
+
+GROUP_MAX_TRANSACTIONS: Final = 4_096
+"""Transactions in one GROUP record."""
+
+REMEMBERED_TRANSACTIONS: Final = 100_000
+"""Transaction ids kept to answer what became of a commit."""
+
+SEAL_AT_ROWS: Final = 32_768
+"""Rows in a table's tail at which sealing starts."""
+
+SEAL_ROWS: Final = 16_384
+"""Rows that one sealing step moves into a segment: bounds how long it holds the event loop."""
+
+assert RECORD_TARGET_BYTES < LOG_MAX_PAYLOAD_BYTES
+assert LARGE_TRANSACTION_BYTES < RECORD_TARGET_BYTES
+assert SEAL_ROWS < SEAL_AT_ROWS

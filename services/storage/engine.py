@@ -1,0 +1,243 @@
+"""Transactions on the leader: begin, read, lock, write, commit, roll back.
+
+Owns the transactions in progress and the rules by which they see and change rows. Plans call it synchronously;
+an operation that must wait for a lock returns False (`BLOCKED`), and the statement runs again from the top when
+the lock is granted, which is exactly READ COMMITTED's re-evaluation. So a statement first takes all its locks,
+then writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from orbit.kernel.clock import Clock
+from orbit.kernel.errors import ConstraintViolation, NotLeader, OrbitError, SerializationFailure, TooManyTransactions
+from orbit.kernel.records import Row
+from orbit.kernel.schema import Catalog, Table
+from services.storage.state import State
+from services.storage.tiers.table import TableStore, UniqueIndex
+from services.storage.txn.committer import Committed, Committer
+from services.storage.txn.locks import COMMON, Mode
+from services.storage.txn.transaction import Isolation, Transaction, Waker
+
+
+class Engine:
+    """The leader's transactions. `committer` is None while this node does not lead."""
+
+    def __init__(self, state: State, clock: Clock, *, max_concurrent: int) -> None:
+        self.state = state
+        self.clock = clock
+        self.max_concurrent = max_concurrent
+        self.committer: Committer | None = None
+        self.lease_valid: Callable[[], bool] = lambda: True
+        self.active: set[Transaction] = set()
+        self.committed_total = 0
+        self.aborted_total = 0
+        self.conflicts_total = 0
+        self.deadlocks_total = 0
+        self._order = 0
+
+    # Life of a transaction.
+
+    def begin(self, isolation: Isolation, wake: Waker) -> Transaction:
+        """Start a transaction. Raises TooManyTransactions (53300) past the limit, NotLeader (57P03)."""
+        self.check_leading()
+        if len(self.active) >= self.max_concurrent:
+            raise TooManyTransactions(f"too many transactions in progress: the limit is {self.max_concurrent}")
+        self._order += 1
+        transaction = Transaction(self._order, isolation, self.clock.now_us(), wake)
+        self.active.add(transaction)
+        return transaction
+
+    def check_leading(self) -> None:
+        """Raise NotLeader unless this node leads and its lease surely holds: then a read here is linearizable."""
+        if self.committer is None or not self.lease_valid():
+            raise NotLeader("this node does not lead the shard")
+
+    def catalog(self, transaction: Transaction | None) -> Catalog:
+        """Return the catalog as this transaction sees it."""
+        if transaction is not None and transaction.catalog is not None:
+            return transaction.catalog
+        return self.state.catalog
+
+    def snapshot(self, transaction: Transaction | None) -> int:
+        """Return the LSN that the transaction's next statement reads at; fixes it for the snapshot isolations."""
+        if transaction is None or transaction.isolation is Isolation.READ_COMMITTED:
+            return self.state.applied_lsn
+        if transaction.snapshot is None:
+            snapshot = transaction.snapshot = self.state.applied_lsn
+            self.state.snapshots[snapshot] = self.state.snapshots.get(snapshot, 0) + 1
+        return transaction.snapshot
+
+    def commit(self, transaction: Transaction, done: Committed) -> bool:
+        """Commit. True: it wrote nothing and is over, `done` is not called. False: `done` will be called once."""
+        if not transaction.wrote:
+            self._finish(transaction)
+            self.committed_total += 1
+            return True
+        if self.committer is None:
+            raise NotLeader("this node does not lead the shard")
+
+        def finished(outcome: int | OrbitError) -> None:
+            self._finish(transaction)
+            if isinstance(outcome, OrbitError):
+                self.aborted_total += 1
+                self.conflicts_total += isinstance(outcome, SerializationFailure)
+            else:
+                self.committed_total += 1
+            done(outcome)
+
+        self.committer.commit(transaction, finished)
+        return False
+
+    def rollback(self, transaction: Transaction) -> None:
+        """Forget a transaction that has not been handed to `commit`."""
+        transaction.stop_waiting()
+        self._finish(transaction)
+        self.aborted_total += 1
+
+    def _finish(self, transaction: Transaction) -> None:
+        transaction.release_locks()
+        self.active.discard(transaction)
+        if transaction.snapshot is not None:
+            left = self.state.snapshots[transaction.snapshot] - 1
+            if left:
+                self.state.snapshots[transaction.snapshot] = left
+            else:
+                del self.state.snapshots[transaction.snapshot]
+            transaction.snapshot = None
+
+    # Stores.
+
+    def store(self, transaction: Transaction | None, table: Table) -> TableStore:
+        """Return the rows of a table; of one that this transaction has created or truncated, its private ones."""
+        store = self.state.stores.get(table.storage_id)
+        if store is None:
+            assert transaction is not None, "only a transaction's own catalog names unknown storage"
+            store = transaction.private_stores.get(table.storage_id)
+            if store is None:
+                store = transaction.private_stores[table.storage_id] = TableStore(table)
+        return store
+
+    # Reading rows.
+
+    def find(self, transaction: Transaction | None, store: TableStore, index: UniqueIndex, key: Any) -> tuple[int, Row] | None:
+        """Return (row id, row) of the row with this key as the transaction sees it."""
+        if transaction is None:
+            return store.find(index, key)
+        own = transaction.writes.get(store)
+        if own is not None:
+            row_id = transaction.keys.get((store, index.definition.id, key))
+            if row_id is not None:
+                row = own[row_id][1]
+                if row is not None and index.key_of(row) == key:
+                    return row_id, row
+        if transaction.isolation is Isolation.READ_COMMITTED:
+            found = store.find(index, key)
+        else:
+            found = store.find_at(index, key, self.snapshot(transaction))
+        if found is None or own is None:
+            return found
+        mine = own.get(found[0])
+        if mine is None:
+            return found
+        row = mine[1]
+        return (found[0], row) if row is not None and index.key_of(row) == key else None
+
+    # Changing rows.
+
+    def enter(self, transaction: Transaction, store: TableStore, mode: Mode = Mode.TABLE_WRITE) -> bool:
+        """Take the table lock that a statement needs, once a transaction. False: queued, run the statement again."""
+        held = transaction.entered.get(store)
+        if held is not None and held >= mode:
+            return True
+        if transaction.read_only:
+            raise OrbitError("cannot write in a read-only transaction", sqlstate="25006")
+        if not store.table_lock.acquire(transaction, 0, mode):
+            return False
+        transaction.entered[store] = mode
+        return True
+
+    def lock_row(
+        self, transaction: Transaction, store: TableStore, row_id: int, mode: Mode = COMMON, *, wait: bool = True
+    ) -> bool:
+        """Lock a row. False: queued, run the statement again.
+
+        Raises SerializationFailure (40001) when the row has changed since a REPEATABLE READ or SERIALIZABLE
+        transaction's snapshot; LockNotAvailable (55P03) when `wait` is false and it is held.
+        """
+        if row_id < 0:
+            return True
+        if not store.row_locks.acquire(transaction, row_id, mode, wait=wait):
+            return False
+        if transaction.snapshot is not None and store.changed_since(row_id, transaction.snapshot):
+            raise SerializationFailure("could not serialize access due to concurrent update")
+        return True
+
+    def lock_key(self, transaction: Transaction, index: UniqueIndex, key: Any) -> bool:
+        """Lock a unique-key value, present or not. False: queued."""
+        return not index.indexes(key) or index.locks.acquire(transaction, key)
+
+    def check_unique(self, transaction: Transaction, store: TableStore, index: UniqueIndex, key: Any, row_id: int | None) -> None:
+        """Raise ConstraintViolation (23505) when another row has this key. The caller holds the key's lock."""
+        if not index.indexes(key):
+            return
+        found = self.find_newest(transaction, store, index, key)
+        if found is not None and found[0] != row_id:
+            table = store.table
+            names = ", ".join(table.columns[at].name for at in index.positions)
+            shown = key if isinstance(key, tuple) and len(index.positions) > 1 else (key,)
+            raise ConstraintViolation(
+                f'duplicate key value violates unique constraint "{index.definition.name}"',
+                sqlstate="23505",
+                detail=f"Key ({names})=({', '.join(str(part) for part in shown)}) already exists.",
+                schema=table.schema,
+                table=table.name,
+                constraint=index.definition.name,
+            )
+
+    def find_newest(self, transaction: Transaction, store: TableStore, index: UniqueIndex, key: Any) -> tuple[int, Row] | None:
+        """Return the row with this key among own writes and the newest committed rows, whatever the snapshot."""
+        own = transaction.writes.get(store)
+        if own is not None:
+            row_id = transaction.keys.get((store, index.definition.id, key))
+            if row_id is not None:
+                row = own[row_id][1]
+                if row is not None and index.key_of(row) == key:
+                    return row_id, row
+        found = store.find(index, key)
+        if found is None or own is None or found[0] not in own:
+            return found
+        row = own[found[0]][1]
+        return (found[0], row) if row is not None and index.key_of(row) == key else None
+
+    def insert(self, transaction: Transaction, store: TableStore, row: Row) -> int:
+        """Insert a row whose key locks are held and checked; return its provisional row id."""
+        row_id = transaction.new_row_id()
+        transaction.write(store, row_id, None, row)
+        for index in store.indexes.values():
+            transaction.own_key(store, index.definition.id, index.key_of(row), row_id)
+        return row_id
+
+    def update(self, transaction: Transaction, store: TableStore, row_id: int, before: Row, after: Row) -> None:
+        """Replace a locked row's image; locks and checks of changed keys are the caller's (`changed_keys`)."""
+        transaction.write(store, row_id, before, after)
+        for index in store.indexes.values():
+            key = index.key_of(after)
+            if key != index.key_of(before):
+                transaction.own_key(store, index.definition.id, key, row_id)
+
+    def delete(self, transaction: Transaction, store: TableStore, row_id: int, before: Row) -> None:
+        """Delete a locked row."""
+        transaction.write(store, row_id, before, None)
+
+    @staticmethod
+    def changed_keys(store: TableStore, before: Row, after: Row) -> list[tuple[UniqueIndex, Any, Any]]:
+        """Return (index, old key, new key) of every unique key that an update changes."""
+        changed: list[tuple[UniqueIndex, Any, Any]] = []
+        for index in store.indexes.values():
+            old, new = index.key_of(before), index.key_of(after)
+            if old != new:
+                changed.append((index, old, new))
+        return changed

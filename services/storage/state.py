@@ -1,0 +1,274 @@
+"""The shard's state: the catalog, every table's rows, sequences, moves; and how one log record changes it.
+
+Owns `apply`: one synchronous function of (state, record). No clock, no randomness, no IO. Leader and followers
+run the same code: the leader applies the record that it has just appended, followers what they read.
+"""
+
+from __future__ import annotations
+
+import io
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Callable
+from hashlib import blake2b
+from typing import Any
+
+import pyarrow as pa
+
+from orbit.kernel import records
+from orbit.kernel.errors import LogCorrupt
+from orbit.kernel.ids import FIRST_TIMELINE, pack, sequence_of
+from orbit.kernel.limits import REMEMBERED_TRANSACTIONS
+from orbit.kernel.records import Kind, Record
+from orbit.kernel.schema import Catalog, Table
+from services.storage.tiers.table import TableStore
+
+
+class OpenLoad:
+    """The CHUNK records of one transaction that has not committed yet."""
+
+    __slots__ = ("count", "digest", "effects", "first_sequence")
+
+    def __init__(self, first_sequence: int) -> None:
+        self.first_sequence = first_sequence
+        self.count = 0
+        self.digest = blake2b(digest_size=16)
+        self.effects: list[tuple[int, records.BulkInsert]] = []
+        """(first row id, effect) of chunks whose table this state does not know yet."""
+
+
+class State:
+    """Everything that the log has said so far."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self.catalog = catalog
+        self.stores: dict[int, TableStore] = {}
+        self.sequences: dict[int, int] = {}
+        self.timeline = FIRST_TIMELINE
+        self.applied_sequence = 0
+        self.applied_lsn = 0
+        self.applied_time_us = 0
+        self.last_hash = records.GENESIS_HASH
+        self.epoch = 0
+        self.leader_node = ""
+        self.cursors: dict[str, int] = {}
+        self.horizon = 0
+        self.trimmed_through = 0
+        self.moves: dict[bytes, records.MoveBegin] = {}
+        self.cold: dict[int, records.ColdCommit] = {}
+        """The last ColdCommit of each storage id."""
+        self.loads: dict[bytes, OpenLoad] = {}
+        self.committed: OrderedDict[bytes, int] = OrderedDict()
+        """Ids of the latest transactions, with their LSNs: answers what became of a commit whose reply was lost."""
+        self.snapshots: dict[int, int] = {}
+        """LSNs that this node's open snapshots read at, with how many read there."""
+        self.on_cold_commit: Callable[[TableStore, records.MoveBegin, records.ColdCommit], None] | None = None
+        self._times: list[tuple[int, int]] = []
+
+    # Reading.
+
+    def store(self, table: Table) -> TableStore:
+        return self.stores[table.storage_id]
+
+    def oldest_snapshot(self) -> int | None:
+        """Return the oldest LSN that an open snapshot reads at, None when nobody reads the past."""
+        return min(self.snapshots) if self.snapshots else None
+
+    def time_us_of(self, lsn: int) -> int:
+        """Return the commit time at or shortly before an LSN, in microseconds since 1970; 0 when it is not known."""
+        at = bisect_right(self._times, (sequence_of(lsn), 1 << 62)) - 1
+        return self._times[at][1] if at >= 0 else 0
+
+    # Applying.
+
+    def replay(self, sequence: int, data: bytes) -> Record:
+        """Check and apply a record read from the log. Raises LogCorrupt on a gap or a broken chain."""
+        if sequence != self.applied_sequence + 1:
+            raise LogCorrupt(f"expected record {self.applied_sequence + 1} and found {sequence}")
+        record = records.decode(data)
+        if record.previous_hash != self.last_hash:
+            raise LogCorrupt(f"record {sequence} does not follow the record before it")
+        self.apply(sequence, record, records.record_hash(data), decoded=True)
+        return record
+
+    def apply(self, sequence: int, record: Record, digest: bytes, *, decoded: bool) -> None:
+        """Apply the record at `sequence`. `decoded` rows are lists of record values; the leader's own are row tuples."""
+        if record.epoch >= self.epoch:
+            handler = _HANDLERS.get(record.kind)
+            if handler is not None:
+                handler(self, sequence, record, decoded)
+        # A stale leader's record still has its place in the chain; it only has no effect.
+        self.applied_sequence = sequence
+        if self.applied_lsn < pack(sequence, 0):
+            self.applied_lsn = pack(sequence, 0)
+        self.applied_time_us = record.time_us
+        self.last_hash = digest
+        if not self._times or record.time_us - self._times[-1][1] >= 1_000_000:
+            self._times.append((sequence, record.time_us))
+
+    def _apply_epoch(self, sequence: int, record: Record, decoded: bool) -> None:
+        body: records.EpochBody = record.body
+        self.epoch = body.epoch
+        self.leader_node = body.node
+        # Chunks without their COMMIT are void at the next epoch.
+        for owner in list(self.loads):
+            self._drop_load(owner)
+
+    def _apply_group(self, sequence: int, record: Record, decoded: bool) -> None:
+        ordinal = 0
+        for index, transaction in enumerate(record.body):
+            lsn = pack(sequence, index)
+            if transaction.id in self.committed:
+                continue
+            ordinal = self._apply_transaction(transaction, lsn, ordinal, record.time_us + index, decoded)
+            self.applied_lsn = lsn
+            self.committed[transaction.id] = lsn
+            if len(self.committed) > REMEMBERED_TRANSACTIONS:
+                self.committed.popitem(last=False)
+
+    def _apply_transaction(
+        self, transaction: records.Transaction, lsn: int, ordinal: int, time_us: int, decoded: bool
+    ) -> int:
+        keep = bool(self.snapshots)
+        sequence = sequence_of(lsn)
+        for effect in transaction.effects:
+            kind = type(effect)
+            if kind is records.Update:
+                store = self.stores[effect.storage_id]
+                store.update(effect.row_id, store.codec.unpack(effect.after) if decoded else effect.after, lsn, keep)
+            elif kind is records.Insert:
+                store = self.stores[effect.storage_id]
+                unpack = store.codec.unpack if decoded else None
+                for row in effect.rows:
+                    store.insert(pack(sequence, ordinal), row if unpack is None else unpack(row), lsn)
+                    ordinal += 1
+            elif kind is records.Delete:
+                self.stores[effect.storage_id].delete(effect.row_id, lsn, keep)
+            elif kind is records.CatalogChanged:
+                self._change_catalog(effect)
+            elif kind is records.SequenceReserved:
+                self.sequences[effect.sequence_id] = effect.through
+            elif kind is records.BulkInsert:
+                batch = bulk_batch(effect)
+                self.stores[effect.storage_id].add_bulk(None, batch, pack(sequence, ordinal), lsn, time_us)
+                ordinal += effect.row_count
+            elif kind is records.ChunksCommitted:
+                self._publish_load(transaction.id, effect, lsn, time_us)
+        return ordinal
+
+    def _change_catalog(self, effect: records.CatalogChanged) -> None:
+        old = self.catalog
+        self.catalog = old.apply(effect.changes)
+        alive: set[int] = set()
+        for table in self.catalog.tables():
+            alive.add(table.storage_id)
+            store = self.stores.get(table.storage_id)
+            if store is None:
+                self.stores[table.storage_id] = TableStore(table)
+            elif store.table is not table:
+                store.define(table)
+        for storage_id in list(self.stores):
+            if storage_id not in alive:
+                del self.stores[storage_id]
+                self.cold.pop(storage_id, None)
+        for sequence_id in list(self.sequences):
+            if sequence_id not in self.catalog.objects:
+                del self.sequences[sequence_id]
+
+    def _apply_chunk(self, sequence: int, record: Record, decoded: bool) -> None:
+        body: records.ChunkBody = record.body
+        load = self.loads.get(body.transaction_id)
+        if load is None:
+            load = self.loads[body.transaction_id] = OpenLoad(sequence)
+        if body.number != load.count:
+            raise LogCorrupt(f"chunk {body.number} of a transaction follows its chunk {load.count - 1}")
+        load.count += 1
+        ordinal = 0
+        for effect in body.effects:
+            assert isinstance(effect, records.BulkInsert), "chunks carry bulk inserts"
+            load.digest.update(effect.arrow)
+            first_row_id = pack(sequence, ordinal)
+            ordinal += effect.row_count
+            store = self.stores.get(effect.storage_id)
+            if store is None:
+                load.effects.append((first_row_id, effect))
+            else:
+                store.add_bulk(body.transaction_id, bulk_batch(effect), first_row_id, 0, record.time_us)
+
+    def _publish_load(self, owner: bytes, effect: records.ChunksCommitted, lsn: int, time_us: int) -> None:
+        load = self.loads.pop(owner, None)
+        if load is None or load.count != effect.count or load.digest.digest() != effect.digest:
+            raise LogCorrupt("a transaction's chunks are not those that its commit names")
+        for first_row_id, bulk in load.effects:
+            self.stores[bulk.storage_id].add_bulk(None, bulk_batch(bulk), first_row_id, lsn, time_us)
+        for store in self.stores.values():
+            store.publish_bulk(owner, lsn, time_us)
+
+    def _drop_load(self, owner: bytes) -> None:
+        del self.loads[owner]
+        for store in self.stores.values():
+            store.drop_bulk(owner)
+
+    def _apply_cursor(self, sequence: int, record: Record, decoded: bool) -> None:
+        body: records.CursorBody = record.body
+        if body.lsn < 0:
+            self.cursors.pop(body.name, None)
+        else:
+            self.cursors[body.name] = body.lsn
+
+    def _apply_trim(self, sequence: int, record: Record, decoded: bool) -> None:
+        self.trimmed_through = max(self.trimmed_through, record.body.through_sequence)
+
+    def _apply_horizon(self, sequence: int, record: Record, decoded: bool) -> None:
+        self.horizon = max(self.horizon, record.body.lsn)
+
+    def _apply_move_begin(self, sequence: int, record: Record, decoded: bool) -> None:
+        body: records.MoveBegin = record.body
+        store = self.stores.get(body.storage_id)
+        if store is None or any(_overlap(body, other) for other in self.moves.values()):
+            return
+        self.moves[body.move_id] = body
+
+    def _apply_cold_commit(self, sequence: int, record: Record, decoded: bool) -> None:
+        body: records.ColdCommit = record.body
+        move = self.moves.pop(body.move_id, None)
+        store = None if move is None else self.stores.get(move.storage_id)
+        if move is None or store is None:
+            return
+        self.cold[move.storage_id] = body
+        if self.on_cold_commit is not None:
+            self.on_cold_commit(store, move, body)
+
+    def _apply_abort_move(self, sequence: int, record: Record, decoded: bool) -> None:
+        self.moves.pop(record.body.move_id, None)
+
+
+def _overlap(one: records.MoveBegin, other: records.MoveBegin) -> bool:
+    return one.storage_id == other.storage_id and any(
+        first <= other_last and other_first <= last for first, last in one.ranges for other_first, other_last in other.ranges
+    )
+
+
+def bulk_batch(effect: records.BulkInsert) -> pa.RecordBatch:
+    """Return the rows of a bulk insert. Raises LogCorrupt when they are not what the effect says."""
+    with pa.ipc.open_stream(io.BytesIO(effect.arrow)) as reader:
+        batches = list(reader)
+    if len(batches) != 1 or batches[0].num_rows != effect.row_count:
+        raise LogCorrupt("a bulk insert does not hold the rows that it names")
+    return batches[0]
+
+
+_Handler = Callable[[State, int, Record, bool], Any]
+_HANDLERS: dict[int, _Handler] = {
+    Kind.EPOCH: State._apply_epoch,
+    Kind.GROUP: State._apply_group,
+    Kind.CHUNK: State._apply_chunk,
+    Kind.CURSOR: State._apply_cursor,
+    Kind.TRIM: State._apply_trim,
+    Kind.HORIZON: State._apply_horizon,
+    Kind.MOVE_BEGIN: State._apply_move_begin,
+    Kind.COLD_COMMIT: State._apply_cold_commit,
+    Kind.ABORT_MOVE: State._apply_abort_move,
+}
+
+__all__ = ["OpenLoad", "State", "bulk_batch"]
