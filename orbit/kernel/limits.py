@@ -28,6 +28,12 @@ SEAL_AT_ROWS: Final = 32_768
 SEAL_ROWS: Final = 16_384
 """Rows that one sealing step moves into a segment: bounds how long it holds the event loop."""
 
+APPLY_TURN_S: Final = 0.005
+"""How long a follower applies records before it lets the event loop turn."""
+
+CATCH_UP_RETRY_S: Final = 0.2
+"""Pause between attempts to seal a log that does not answer."""
+
 assert RECORD_TARGET_BYTES < LOG_MAX_PAYLOAD_BYTES
 assert LARGE_TRANSACTION_BYTES < RECORD_TARGET_BYTES
 assert SEAL_ROWS < SEAL_AT_ROWS

@@ -174,7 +174,9 @@ class AbortMove(msgspec.Struct, array_like=True):
     reason: str
 
 
-Body = Union[None, EpochBody, list[Transaction], ChunkBody, CursorBody, TrimBody, HorizonBody, MoveBegin, ColdCommit, AbortMove]
+Body = Union[
+    None, EpochBody, list[Transaction], ChunkBody, CursorBody, TrimBody, HorizonBody, MoveBegin, ColdCommit, AbortMove
+]
 
 _BODY_TYPES: dict[int, Any] = {
     Kind.NOOP: None,

@@ -217,6 +217,6 @@ def _name_key(item: CatalogObject) -> tuple[str, str, str]:
 
 def _highest_id(item: CatalogObject) -> int:
     if isinstance(item, Table):
-        parts = (*item.indexes, *item.checks, *item.foreign_keys)
+        parts: tuple[Index | Check | ForeignKey, ...] = (*item.indexes, *item.checks, *item.foreign_keys)
         return max(item.id, item.storage_id, *(part.id for part in parts), 0)
     return item.id

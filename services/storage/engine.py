@@ -122,7 +122,9 @@ class Engine:
 
     # Reading rows.
 
-    def find(self, transaction: Transaction | None, store: TableStore, index: UniqueIndex, key: Any) -> tuple[int, Row] | None:
+    def find(
+        self, transaction: Transaction | None, store: TableStore, index: UniqueIndex, key: Any
+    ) -> tuple[int, Row] | None:
         """Return (row id, row) of the row with this key as the transaction sees it."""
         if transaction is None:
             return store.find(index, key)
@@ -179,7 +181,9 @@ class Engine:
         """Lock a unique-key value, present or not. False: queued."""
         return not index.indexes(key) or index.locks.acquire(transaction, key)
 
-    def check_unique(self, transaction: Transaction, store: TableStore, index: UniqueIndex, key: Any, row_id: int | None) -> None:
+    def check_unique(
+        self, transaction: Transaction, store: TableStore, index: UniqueIndex, key: Any, row_id: int | None
+    ) -> None:
         """Raise ConstraintViolation (23505) when another row has this key. The caller holds the key's lock."""
         if not index.indexes(key):
             return
@@ -197,7 +201,9 @@ class Engine:
                 constraint=index.definition.name,
             )
 
-    def find_newest(self, transaction: Transaction, store: TableStore, index: UniqueIndex, key: Any) -> tuple[int, Row] | None:
+    def find_newest(
+        self, transaction: Transaction, store: TableStore, index: UniqueIndex, key: Any
+    ) -> tuple[int, Row] | None:
         """Return the row with this key among own writes and the newest committed rows, whatever the snapshot."""
         own = transaction.writes.get(store)
         if own is not None:

@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable
 from hashlib import blake2b
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 
@@ -19,7 +19,7 @@ from orbit.kernel import records
 from orbit.kernel.errors import LogCorrupt
 from orbit.kernel.ids import FIRST_TIMELINE, pack, sequence_of
 from orbit.kernel.limits import REMEMBERED_TRANSACTIONS
-from orbit.kernel.records import Kind, Record
+from orbit.kernel.records import Kind, Record, Row
 from orbit.kernel.schema import Catalog, Table
 from services.storage.tiers.table import TableStore
 
@@ -92,7 +92,7 @@ class State:
         return record
 
     def apply(self, sequence: int, record: Record, digest: bytes, *, decoded: bool) -> None:
-        """Apply the record at `sequence`. `decoded` rows are lists of record values; the leader's own are row tuples."""
+        """Apply the record at `sequence`. `decoded` rows are lists of record values, the leader's own are tuples."""
         if record.epoch >= self.epoch:
             handler = _HANDLERS.get(record.kind)
             if handler is not None:
@@ -132,27 +132,28 @@ class State:
         keep = bool(self.snapshots)
         sequence = sequence_of(lsn)
         for effect in transaction.effects:
-            kind = type(effect)
-            if kind is records.Update:
+            if isinstance(effect, records.Update):
                 store = self.stores[effect.storage_id]
-                store.update(effect.row_id, store.codec.unpack(effect.after) if decoded else effect.after, lsn, keep)
-            elif kind is records.Insert:
+                store.update(
+                    effect.row_id, store.codec.unpack(effect.after) if decoded else cast(Row, effect.after), lsn, keep
+                )
+            elif isinstance(effect, records.Insert):
                 store = self.stores[effect.storage_id]
                 unpack = store.codec.unpack if decoded else None
                 for row in effect.rows:
-                    store.insert(pack(sequence, ordinal), row if unpack is None else unpack(row), lsn)
+                    store.insert(pack(sequence, ordinal), cast(Row, row) if unpack is None else unpack(row), lsn)
                     ordinal += 1
-            elif kind is records.Delete:
+            elif isinstance(effect, records.Delete):
                 self.stores[effect.storage_id].delete(effect.row_id, lsn, keep)
-            elif kind is records.CatalogChanged:
+            elif isinstance(effect, records.CatalogChanged):
                 self._change_catalog(effect)
-            elif kind is records.SequenceReserved:
+            elif isinstance(effect, records.SequenceReserved):
                 self.sequences[effect.sequence_id] = effect.through
-            elif kind is records.BulkInsert:
+            elif isinstance(effect, records.BulkInsert):
                 batch = bulk_batch(effect)
                 self.stores[effect.storage_id].add_bulk(None, batch, pack(sequence, ordinal), lsn, time_us)
                 ordinal += effect.row_count
-            elif kind is records.ChunksCommitted:
+            elif isinstance(effect, records.ChunksCommitted):
                 self._publish_load(transaction.id, effect, lsn, time_us)
         return ordinal
 
@@ -245,7 +246,9 @@ class State:
 
 def _overlap(one: records.MoveBegin, other: records.MoveBegin) -> bool:
     return one.storage_id == other.storage_id and any(
-        first <= other_last and other_first <= last for first, last in one.ranges for other_first, other_last in other.ranges
+        first <= other_last and other_first <= last
+        for first, last in one.ranges
+        for other_first, other_last in other.ranges
     )
 
 

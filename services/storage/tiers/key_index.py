@@ -123,7 +123,7 @@ class KeyIndex:
         self._shift = 32 - bits
         assert self._shift >= 0, "a key index holds at most 2**32 slots"
         self._table: npt.NDArray[np.uint64] = np.zeros(1 << bits, np.uint64)
-        self._slots = memoryview(self._table)
+        self._slots: memoryview[int] = self._table.data
 
     def _grow(self, needed: int) -> None:
         entries = self._table[self._table != 0]

@@ -87,7 +87,7 @@ class Segment:
         self.row_ids = row_ids
         self.begins = begins
         self.ends: Lsns = np.full(self.count, INFINITY_LSN, np.int64) if ends is None else ends
-        self.end_view = memoryview(self.ends)
+        self.end_view: memoryview[int] = self.ends.data
         self.ends_version = 0
         self.dead = int((self.ends != INFINITY_LSN).sum())
         self.max_begin = int(begins.max()) if self.count else 0
@@ -169,7 +169,7 @@ class Segment:
         self._readers = None
 
 
-def _primitive(array: pa.Array, code: str) -> Reader:
+def _primitive(array: pa.Array, code: Any) -> Reader:
     values = memoryview(array.buffers()[1]).cast(code)[array.offset : array.offset + len(array)]
     return _with_nulls(array, values.__getitem__)
 
@@ -177,7 +177,7 @@ def _primitive(array: pa.Array, code: str) -> Reader:
 def _with_nulls(array: pa.Array, read: Reader) -> Reader:
     if not array.null_count:
         return read
-    valid = memoryview(np.asarray(array.is_valid()).astype(np.uint8))
+    valid = np.asarray(array.is_valid()).astype(np.uint8).data
     return lambda at: read(at) if valid[at] else None
 
 
@@ -204,7 +204,7 @@ def _interval(array: pa.Array) -> Reader:
     return read
 
 
-_PRIMITIVE_CODES = {
+_PRIMITIVE_CODES: dict[int, str] = {
     Oid.INT2: "h",
     Oid.INT4: "i",
     Oid.INT8: "q",
@@ -220,7 +220,7 @@ _PRIMITIVE_CODES = {
 
 def column_reader(array: pa.Array, oid: int) -> Reader:
     """Return a function from offset to the row value of one column (the value forms of `orbit.kernel.types`)."""
-    if (code := _PRIMITIVE_CODES.get(oid)) is not None:  # type: ignore[call-overload]
+    if (code := _PRIMITIVE_CODES.get(oid)) is not None:
         return _primitive(array, code)
     if oid == Oid.INTERVAL:
         return _interval(array)
@@ -237,7 +237,9 @@ def column_array(values: Sequence[Any], column: Column) -> pa.Array:
     """Return one column's row values as Arrow storage."""
     storage = arrow_type(column.type)
     if column.type.oid == Oid.NUMERIC and pa.types.is_string(storage):
-        values = [None if value is None else format(value, "f") if value.is_finite() else str(value) for value in values]
+        values = [
+            None if value is None else format(value, "f") if value.is_finite() else str(value) for value in values
+        ]
     elif column.type.oid == Oid.INTERVAL:
         values = [None if value is None else pa.MonthDayNano([value[0], value[1], value[2] * 1000]) for value in values]
     return pa.array(values, storage)
@@ -247,4 +249,7 @@ def columns_of(rows: Sequence[Row], schema: Sequence[Column]) -> dict[int, pa.Ar
     """Return rows (in table column order) as columns by number."""
     if not rows:
         return {column.number: pa.array([], arrow_type(column.type)) for column in schema}
-    return {column.number: column_array(values, column) for column, values in zip(schema, zip(*rows, strict=True), strict=True)}
+    return {
+        column.number: column_array(values, column)
+        for column, values in zip(schema, zip(*rows, strict=True), strict=True)
+    }

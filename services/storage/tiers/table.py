@@ -100,7 +100,8 @@ class ScanPart:
         names = [by_number[number].name for number in numbers]
         if self.segment is None:
             arrays = [
-                column_array([row[table.position(number)] for row in self.tail_rows], by_number[number]) for number in numbers
+                column_array([row[table.position(number)] for row in self.tail_rows], by_number[number])
+                for number in numbers
             ]
         else:
             loaded = self.segment.load(numbers)
@@ -262,7 +263,7 @@ class TableStore:
         return parts
 
     def rows_at(self, snapshot: int) -> Iterator[tuple[int, Row]]:
-        """Yield (row id, row) of everything a snapshot sees: small tables, index builds, checks. Blocks on warm reads."""
+        """Yield (row id, row) of everything a snapshot sees. Blocks on warm reads: for small tables and checks."""
         for segment in self.segments.values():
             if segment.owner is None:
                 for offset in range(segment.count):
@@ -321,7 +322,9 @@ class TableStore:
             row_ids = np.arange(first_row_id + start, first_row_id + start + piece.num_rows, dtype=np.int64)
             columns = {column.number: piece.column(at) for at, column in enumerate(self.table.columns)}
             begins = np.full(piece.num_rows, INFINITY_LSN if owner else begin, np.int64)
-            segment = Segment(self._next_segment, self.table.columns, columns, row_ids, begins, newest_change_us=time_us)
+            segment = Segment(
+                self._next_segment, self.table.columns, columns, row_ids, begins, newest_change_us=time_us
+            )
             segment.owner = owner
             self.add_segment(segment)
             if owner is not None:
@@ -352,7 +355,9 @@ class TableStore:
             self._home_firsts.append(segment.first_row_id)
             self._home_numbers.append(segment.number)
         else:
-            self._relocated.add_many(fragments_of(segment.row_ids), positions_of(segment.number, np.arange(segment.count)))
+            self._relocated.add_many(
+                fragments_of(segment.row_ids), positions_of(segment.number, np.arange(segment.count))
+            )
         for index in self.indexes.values():
             self._index_segment(index, segment)
 
@@ -364,7 +369,9 @@ class TableStore:
         calm = [
             (head.begin, row_id)
             for row_id, head in self.heads.items()
-            if head.end == INFINITY_LSN and head.previous is None and (oldest_snapshot is None or head.begin <= oldest_snapshot)
+            if head.end == INFINITY_LSN
+            and head.previous is None
+            and (oldest_snapshot is None or head.begin <= oldest_snapshot)
         ]
         if not calm:
             return None
@@ -477,7 +484,9 @@ class TableStore:
         index.sealed.add_many(fragments_of(keys), positions_of(segment.number, offsets))
 
 
-def segment_keys(index: UniqueIndex, segment: Segment) -> tuple[Sequence[Any] | npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def segment_keys(
+    index: UniqueIndex, segment: Segment
+) -> tuple[Sequence[Any] | npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return the keys of a segment's rows that belong in the index, and their offsets."""
     columns = segment.load(index.definition.columns)
     arrays = [columns[number] for number in index.definition.columns]

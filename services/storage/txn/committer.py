@@ -66,6 +66,8 @@ class Committer:
         self._scheduled = False
         self._failure: OrbitError | None = None
         self._last_time_us = state.applied_time_us
+        self._idle = asyncio.Event()
+        self._idle.set()
         self.groups = 0
         self.transactions = 0
 
@@ -78,12 +80,16 @@ class Committer:
         self._enqueue(_Item(kind, None, body, done))
 
     def stop(self, reason: OrbitError) -> None:
-        """End the reign: everything queued fails. What is in flight is not answered falsely: its log callback decides."""
+        """End the reign: everything queued fails. What is in flight is decided by its log callback."""
         if self._failure is None:
             self._failure = reason
             queued, self._queue = self._queue, deque()
             for item in queued:
                 item.done(reason)
+
+    async def idle(self) -> None:
+        """Wait until no append is in flight or being settled."""
+        await self._idle.wait()
 
     @property
     def backlog(self) -> int:
@@ -111,6 +117,7 @@ class Committer:
             items = items[:half]
             record, data = self._build(items)
         self._in_flight, self._record, self._data = items, record, data
+        self._idle.clear()
         self._log.append(data, self._state.applied_sequence, self._appended)
 
     def _take(self, limit: int) -> list[_Item]:
@@ -154,9 +161,16 @@ class Committer:
         else:
             self._in_flight, self._record = [], None
             self._refused(items, outcome)
-        if self._queue and not self._scheduled and self._failure is None:
-            self._scheduled = True
-            self._loop.call_soon(self._flush)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """The slot is decided: start the next append, or be idle."""
+        if self._queue and self._failure is None:
+            if not self._scheduled:
+                self._scheduled = True
+                self._loop.call_soon(self._flush)
+        else:
+            self._idle.set()
 
     def _applied(self, items: list[_Item], record: Record, sequence: int) -> None:
         state = self._state
@@ -176,7 +190,9 @@ class Committer:
         error: OrbitError
         if isinstance(outcome, SlotTaken):
             error = SerializationFailure("the shard has a new leader, try again")
-            _log.warning("another record holds the slot: this node no longer leads", last_sequence=outcome.last_sequence)
+            _log.warning(
+                "another record holds the slot: this node no longer leads", last_sequence=outcome.last_sequence
+            )
             self.stop(error)
             self._lost("another leader appended to the log")
         elif isinstance(outcome, AppendRefused):
@@ -201,9 +217,7 @@ class Committer:
                 error = SerializationFailure("the commit did not reach the log, try again")
                 for item in items:
                     item.done(error)
-                if self._queue and self._failure is None:
-                    self._scheduled = True
-                    self._loop.call_soon(self._flush)
+                self._go_on()
             elif isinstance(outcome, SlotTaken):
                 self._loop.create_task(self._read_slot(), name="settle-read-slot")
             else:
@@ -215,15 +229,12 @@ class Committer:
         """The slot is taken, by our own record or by another leader's: read which."""
         wanted = self._state.applied_sequence + 1
         reader = self._log.read(wanted)
-        async for entry in reader:
-            break
+        entry = await anext(aiter(reader))
         items, record = self._in_flight, self._record
         assert record is not None
         self._in_flight, self._record = [], None
         if entry.sequence == wanted and entry.data == self._data:
             self._applied(items, record, wanted)
-            if self._queue and self._failure is None:
-                self._scheduled = True
-                self._loop.call_soon(self._flush)
         else:
             self._refused(items, SlotTaken(wanted))
+        self._go_on()
