@@ -119,7 +119,8 @@ def test_an_empty_variable_counts_as_not_set() -> None:
 def test_unknown_names_are_refused_by_name_all_at_once(tmp_path: Path) -> None:
     file = written(
         tmp_path,
-        "surprise = 1\n[query]\nexecutor_thread = 3\n[storage.s4]\nbucket = 'b'\n[nothing]\n[storage]\ntiers = 4\n[cdc]\n",
+        "surprise = 1\n[query]\nexecutor_thread = 3\n[storage.s4]\nbucket = 'b'\n"
+        "[nothing]\n[storage]\ntiers = 4\n[cdc]\n",
     )
     problems = problems_of({"ORBIT_RETENTION": "1", "HOME": "/root"}, file)
     assert problems == [
@@ -127,8 +128,8 @@ def test_unknown_names_are_refused_by_name_all_at_once(tmp_path: Path) -> None:
         f"surprise: unknown key in {file}",
         f"query.executor_thread: unknown key in {file}; did you mean query.executor_threads?",
         f"storage.s4.bucket: unknown key in {file}; did you mean storage.s3.bucket?",
-        f"nothing: unknown key in {file}",
         f"storage.tiers: is a section in {file}, not a value",
+        f"nothing: unknown key in {file}",
     ]
 
 
