@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 from enum import IntEnum
 from hashlib import blake2b
-from typing import Any, Union
+from typing import Any
 
 import msgspec
 
@@ -105,7 +105,7 @@ class ChunksCommitted(msgspec.Struct, array_like=True, tag=6):
     digest: bytes
 
 
-Effect = Union[Insert, Update, Delete, BulkInsert, CatalogChanged, SequenceReserved, ChunksCommitted]
+Effect = Insert | Update | Delete | BulkInsert | CatalogChanged | SequenceReserved | ChunksCommitted
 
 
 class Transaction(msgspec.Struct, array_like=True):
@@ -174,9 +174,18 @@ class AbortMove(msgspec.Struct, array_like=True):
     reason: str
 
 
-Body = Union[
-    None, EpochBody, list[Transaction], ChunkBody, CursorBody, TrimBody, HorizonBody, MoveBegin, ColdCommit, AbortMove
-]
+Body = (
+    EpochBody
+    | list[Transaction]
+    | ChunkBody
+    | CursorBody
+    | TrimBody
+    | HorizonBody
+    | MoveBegin
+    | ColdCommit
+    | AbortMove
+    | None
+)
 
 _BODY_TYPES: dict[int, Any] = {
     Kind.NOOP: None,

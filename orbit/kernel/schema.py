@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Union
 
 import msgspec
 
@@ -145,7 +144,7 @@ class Role(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="rol
     member_of: tuple[str, ...] = ()
 
 
-CatalogObject = Union[Table, Sequence, View, Schema, Role]
+CatalogObject = Table | Sequence | View | Schema | Role
 
 
 class Put(msgspec.Struct, frozen=True, array_like=True, tag=0):
@@ -158,7 +157,7 @@ class Drop(msgspec.Struct, frozen=True, array_like=True, tag=1):
     id: int
 
 
-CatalogChange = Union[Put, Drop]
+CatalogChange = Put | Drop
 
 
 class Catalog:
