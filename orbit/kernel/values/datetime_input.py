@@ -30,7 +30,7 @@ NowMicros = Callable[[], int]
 """Gives the transaction's start in microseconds since 1970 UTC, for 'now', 'today' and their kin."""
 
 _iso = re.compile(
-    r"(\d{4})-(\d\d)-(\d\d)(?:[ T](\d\d):(\d\d)(?::(\d\d)(?:\.(\d{1,6}))?)?)?(?:(Z)|([+-])(\d\d)(?::?(\d\d))?)?"
+    r"(\d{4})-(\d\d)-(\d\d)(?:[ T](\d\d):(\d\d)(?::(\d\d)(?:\.(\d{1,6}))?)?(?:(Z)|([+-])(\d\d)(?::?(\d\d))?)?)?"
 ).fullmatch
 _clock = re.compile(r"(\d\d):(\d\d)(?::(\d\d)(?:\.(\d{1,6}))?)?").fullmatch
 
@@ -64,7 +64,7 @@ _SPECIAL = frozenset(("now", "today", "tomorrow", "yesterday", "epoch", "infinit
 _TOKEN = re.compile(
     r"""[\s,]*(?:
         (?P<time>\d+:\d+(?::\d+)?(?:\.\d*)?)
-      | (?P<triple>\d+(?P<mark>[-/.])\d+(?P=mark)\d+)
+      | (?P<triple>\d+(?P<mark>[-/.])\d+(?P=mark)\d+(?!\d|(?P=mark)))
       | (?P<named>\d+-[a-z]+-\d+|[a-z]{3,9}[-/]\d+[-/]\d+|\d+/[a-z]+/\d+)
       | (?P<ordinal>\d{4}[.-]\d{3}(?!\d))
       | (?P<offset>[+-]\d+(?::\d+){0,2})
@@ -100,7 +100,8 @@ class _Reader:
         self.month: int | None = None
         self.month_day: int | None = None
         self.two_digits = False
-        self.bc = False
+        self.day_of_year = 1
+        self.era = ""
         self.half = ""  # am or pm
         self.clock: tuple[int, int, int, str] | None = None
         self.fields = Fields()
@@ -129,6 +130,8 @@ class _Reader:
                 self.bad_syntax()
             kind = match.lastgroup or ""
             kind = "triple" if kind == "mark" else kind
+            if kind in ("triple", "named") and at:  # PostgreSQL takes a whole date only at the start
+                self.bad_syntax()
             getattr(self, "_" + kind)(match[kind])
             at = match.end()
         self._finish()
@@ -170,11 +173,11 @@ class _Reader:
     def _ordinal(self, token: str) -> None:
         if token[4] == "-":  # '2001-001' would be an offset after a year, which PostgreSQL refuses too
             self.bad_syntax()
-        year, day = int(token[:4]), int(token[5:])
+        day = int(token[5:])
         if not 1 <= day <= 366:
             self.out_of_range()
         self._set_date(token[:4], 1, 1)
-        self.fields.day = cal.days_from_civil(year, 1, 1) + day - 1
+        self.day_of_year = day
 
     def _julian(self, token: str) -> None:
         if self.fields.day is not None or self.year is not None:
@@ -217,7 +220,9 @@ class _Reader:
         elif token in ("am", "pm"):
             self.half = token
         elif token in ("bc", "ad"):
-            self.bc = token == "bc"
+            if self.era:
+                self.bad_syntax()
+            self.era = token
         elif token in _IGNORED:
             return
         elif token in _SPECIAL:
@@ -236,19 +241,16 @@ class _Reader:
 
     def _number(self, token: str) -> None:
         digits, _, fraction = token.partition(".")
-        has_date = self.fields.day is not None or (self.year is not None and self.month is not None)
-        if has_date or self.type_name == "time":
+        has_date = None not in (self.year, self.month, self.month_day)
+        if has_date or self.fields.day is not None or self.type_name == "time":
             if len(digits) not in (2, 4, 6) or self.clock is not None:
                 self.bad_syntax()
             digits = digits.ljust(6, "0")
             self.clock = (int(digits[:2]), int(digits[2:4]), int(digits[4:6]), fraction)
         elif fraction or "." in token:
             self.bad_syntax()
-        elif self.month is None and len(digits) in (6, 8, 14):
-            date = digits[:8] if len(digits) != 6 else digits
-            self._set_date(date[:-4], int(date[-4:-2]), int(date[-2:]))
-            if len(digits) == 14:
-                self.clock = (int(digits[8:10]), int(digits[10:12]), int(digits[12:]), "")
+        elif self.month is None and len(digits) >= 6:
+            self._set_date(digits[:-4], int(digits[-4:-2]), int(digits[-2:]))
         elif len(digits) > 2:
             if self.year is not None:
                 self.bad_syntax()
@@ -271,7 +273,7 @@ class _Reader:
             said = (self.year is not None) + (self.month is not None) + (self.month_day is not None)
             if said == 3:
                 fields.day = self._day()
-            elif said or self.bc:
+            elif said or self.era:
                 self.bad_syntax()
         if self.clock is not None:
             fields.micros = self._micros(*self.clock)
@@ -281,17 +283,17 @@ class _Reader:
     def _day(self) -> int:
         year, month, day = self.year, self.month, self.month_day
         assert year is not None and month is not None and day is not None
-        if self.two_digits and not self.bc:
+        if self.two_digits and self.era != "bc":
             year += 2000 if year < 70 else 1900
         if year <= 0:
             self.out_of_range()
-        if self.bc:
+        if self.era == "bc":
             year = 1 - year
         if not 1 <= month <= 12 or not 1 <= day <= 31:
             self.out_of_range(maybe_style=True)
         if day > cal.days_in_month(year, month):
             self.out_of_range()
-        return cal.days_from_civil(year, month, day)
+        return cal.days_from_civil(year, month, day) + self.day_of_year - 1
 
     def _micros(self, hour: int, minute: int, second: int, fraction: str) -> int:
         if self.half:

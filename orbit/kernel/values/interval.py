@@ -141,9 +141,9 @@ def _parse_units(text: str, body: str) -> _Sum:
     waiting: str | None = None  # a unit read, its number still to come
     seen: set[str] = set()
     ago = False
-    for at, (kind, token) in reversed(list(enumerate(tokens))):
+    for kind, token in reversed(tokens):
         if kind == "word":
-            if waiting is not None or (token == "ago" and at != len(tokens) - 1):
+            if waiting is not None:
                 raise _bad_syntax(text)
             if token == "ago":
                 ago = True
@@ -191,7 +191,7 @@ def _parse_iso(text: str, body: str) -> _Sum:
             total.add_micros(0, sign * float(match[6]), MICROS_PER_SECOND)
         return total
     days, marker, clock = body[1:].partition("t")
-    if (marker and not clock) or not (days or clock):
+    if not (days or marker):
         raise _bad_syntax(text)
     for part, units in ((days, {"y": "y", "m": "mon", "w": "w", "d": "d"}), (clock, {"h": "h", "m": "m", "s": "s"})):
         at = 0

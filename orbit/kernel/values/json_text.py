@@ -136,8 +136,9 @@ _TOKEN = re.compile(
         (?P<punctuation>[{}\[\],:])
       | (?P<string>"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*")
       | (?P<bad_string>")
-      | (?P<number>-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?(?![A-Za-z0-9_$\u0080-\U0010ffff.+-]))
-      | (?P<word>[A-Za-z0-9_$\u0080-\U0010ffff+.-]+)
+      | (?P<number>-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?(?![A-Za-z0-9_$\u0080-\U0010ffff.]))
+      | (?P<bad_number>(?=[-0-9])-?(?:0|[1-9][0-9]*)?(?:\.[0-9]*)?(?:[eE][+-]?[0-9]*)?[A-Za-z0-9_$\u0080-\U0010ffff]*)
+      | (?P<word>[A-Za-z0-9_$\u0080-\U0010ffff]+)
       | (?P<other>.)
       | (?P<end>\Z)
     )""",
@@ -147,7 +148,7 @@ _TOKEN = re.compile(
 # What is expected -> how PostgreSQL says that something else was found.
 _EXPECTED = {
     "value": "Expected JSON value",
-    "first element": 'Expected array element or "]"',
+    "first element": "Expected JSON value",
     "after element": 'Expected "," or "]"',
     "first key": 'Expected string or "}"',
     "key": "Expected string",
@@ -174,7 +175,7 @@ def _diagnose(text: str) -> InvalidValue:
             return _bad_json("The input string ended unexpectedly.")
         if kind == "bad_string":
             return _diagnose_string(text, at)
-        if kind == "other" or (kind == "word" and token not in ("true", "false", "null")):
+        if kind in ("other", "bad_number") or (kind == "word" and token not in ("true", "false", "null")):
             return _bad_json(f'Token "{token}" is invalid.')
         after = _step(expected, token, kind or "", stack)
         if after is None:
@@ -223,10 +224,11 @@ def _diagnose_string(text: str, at: int) -> InvalidValue:
         if not escape:
             break
         if escape == "u":
-            if not re.fullmatch(r"[0-9a-fA-F]{4}", text[at + 2 : at + 6]):
-                if len(text) < at + 6:
-                    break
+            digits = text[at + 2 : at + 6]
+            if digits.strip("0123456789abcdefABCDEF"):
                 return _bad_json('"\\u" must be followed by four hexadecimal digits.')
+            if len(digits) < 4:
+                break
             at += 6
         elif escape in '"\\/bfnrt':
             at += 2

@@ -197,11 +197,26 @@ def _scientific(text: str) -> bytes:
     return f"{sign}{digits[0]}{point}{digits[1:]}e+{power:02d}".encode()
 
 
+_SINGLE_MIDPOINT_LOW = float(1 << 24)
+_SINGLE_MIDPOINT_HIGH = 1e18
+
+
+def _format_large_single(value: float) -> bytes:
+    """As `_format_large`: the first text that reads back and does not lie halfway between two singles."""
+    exact = Fraction(value)
+    half_ulp = (Fraction(float(np.nextafter(np.float32(abs(value)), np.float32("inf")))) - abs(exact)) / 2
+    for digits in range(9):
+        text = f"{value:.{digits}e}"
+        if abs(Fraction(text) - exact) < half_ulp and to_float32(float(text)) == value:
+            return _scientific(text)
+    raise AssertionError("nine digits name every single")
+
+
 def format_float4(value: float) -> bytes:
     """Return the shortest text that reads back as the same single, in PostgreSQL's form."""
     text = f"{value:.6g}"  # six digits always survive a single; its switch to exponents is PostgreSQL's too
     size = abs(value)
-    if 1e-36 < size < 1e30 and to_float32(float(text)) == value:
+    if 1e-36 < size < _SINGLE_MIDPOINT_LOW and to_float32(float(text)) == value:
         return text.encode()
     if value != value:
         return b"NaN"
@@ -209,6 +224,8 @@ def format_float4(value: float) -> bytes:
         return b"Infinity" if value > 0 else b"-Infinity"
     if size == 0.0:
         return text.encode()
+    if _SINGLE_MIDPOINT_LOW <= size < _SINGLE_MIDPOINT_HIGH:
+        return _format_large_single(value)
     scientific = np.format_float_scientific(np.float32(value), unique=True, trim="-", exp_digits=2)
     mantissa, _, exponent = scientific.partition("e")
     power = int(exponent)

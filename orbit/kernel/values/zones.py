@@ -25,8 +25,8 @@ MAX_OFFSET_HOURS = 15
 
 ABBREVIATIONS: dict[str, int] = {
     **dict.fromkeys(("z", "utc", "gmt", "ut", "uct", "zulu", "wet"), 0),
-    **dict.fromkeys(("bst", "west", "cet", "met", "wat", "mez"), 3600),
-    **dict.fromkeys(("cest", "mest", "eet", "sast", "cat", "wast", "mesz"), 7200),
+    **dict.fromkeys(("bst", "cet", "met", "wat", "mez"), 3600),
+    **dict.fromkeys(("cest", "mest", "eet", "sast", "mesz"), 7200),
     **dict.fromkeys(("eest", "msk", "eat"), 10800),
     "ist": 7200,
     "msd": 14400,
