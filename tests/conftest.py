@@ -9,5 +9,6 @@ pytest_plugins: list[str] = [
     # One line for each topic, in alphabetical order: "tests.fixtures.fix_<topic>",
 
     "tests.fixtures.fix_etcd",
+    "tests.fixtures.fix_nats",
     "tests.fixtures.fix_postgres",
 ]

@@ -158,7 +158,7 @@ class NatsConnection:
             link.transport.close()
             try:
                 async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                    await asyncio.shield(link.closed)
+                    await link.closed.wait()
             except TimeoutError:
                 link.abort("the server did not take the rest in time")
         self._lost()
@@ -223,7 +223,7 @@ class NatsConnection:
     async def _keep(self, link: _Link) -> None:
         """Wait for the connection to break and make a new one, until cancelled."""
         while True:
-            await link.closed
+            await link.closed.wait()
             self._lost()
             log.warning("nats connection lost", server=self.server.server_name, reason=link.reason)
             link = await self._connect_any(None)
@@ -291,7 +291,7 @@ class NatsConnection:
         for sid, subscription in self._subscriptions.items():
             link.transport.write(b"SUB %b %b\r\n" % (subscription.subject, sid))
         link.start_pings()
-        if link.closed.done():  # gone between welcome and here; the keeper sees it
+        if link.closed.is_set():  # gone between welcome and here; the keeper sees it
             return
         self._transport = link.transport
         for listener in list(self._listeners):
@@ -321,7 +321,7 @@ class _Link(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.info: asyncio.Future[ServerInfo] = loop.create_future()
         self.welcome: asyncio.Future[None] = loop.create_future()
-        self.closed: asyncio.Future[None] = loop.create_future()
+        self.closed = asyncio.Event()
         self.reason = ""
         self._deliver = deliver
         self._parser = wire.Parser()
@@ -350,8 +350,7 @@ class _Link(asyncio.Protocol):
             if not waiter.done():
                 waiter.set_exception(NatsDisconnected(self.reason))
                 waiter.exception()  # nobody may be waiting for this one
-        if not self.closed.done():
-            self.closed.set_result(None)
+        self.closed.set()
 
     def abort(self, reason: str) -> None:
         self.reason = self.reason or reason

@@ -121,10 +121,14 @@ class NatsServer:
         return self._process.pid if self._process else None
 
     async def start(self) -> None:
-        """Start the child and wait until it takes connections.
+        """Start the child and wait until it takes connections. A second start keeps the port and the logins.
 
         Raises DataDirectoryLocked, PortTaken, or NatsServerFailed with the end of the server's own log.
         """
+        if self._process is not None:
+            if self._process.poll() is None:
+                raise RuntimeError("the NATS server is running")
+            await self.stop()
         binary = self._binary or find_binary()
         self.data_dir.mkdir(parents=True, exist_ok=True)
         self._lock = await self._take_lock()
@@ -134,6 +138,7 @@ class NatsServer:
         except BaseException:
             await self.stop()
             raise
+        self._wanted_port = self.port
         log.info("nats server started", pid=self.pid, port=self.port, data_dir=str(self.data_dir))
 
     async def wait(self) -> int:
