@@ -1,14 +1,30 @@
 """What other services see of coordination: membership, leases, leadership.
 
 Owns the contract and the two implementations' common nouns. `EmbeddedCoordination` (one node, no etcd) and
-`EtcdCoordination` are interchangeable: same code path in storage and gateways.
+`EtcdCoordination` are interchangeable: same code path in storage and gateways. Both are importable from here and
+loaded at first use, so that a single node never loads an etcd client.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from services.coordinator.coordination import EtcdCoordination
+    from services.coordinator.embedded import EmbeddedCoordination
+
+__all__ = [
+    "ClusterReport",
+    "Coordination",
+    "EmbeddedCoordination",
+    "EtcdCoordination",
+    "Leader",
+    "Member",
+    "NodeIdTaken",
+    "NominationLost",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +48,33 @@ class Leader:
     node_id: str
     address: str
     epoch: int
+
+
+class NodeIdTaken(Exception):
+    """Another live process is registered under this node id."""
+
+
+class NominationLost(RuntimeError):
+    """The node is not, or no longer, nominated to lead the shard."""
+
+
+class ClusterReport(Protocol):
+    """The cluster as one process sees it, in the JSON shapes of the operations endpoints.
+
+    Offered by every `Coordination` here and by the coordinator service.
+    """
+
+    def health(self) -> dict[str, Any]:
+        """Return {"healthy": bool, "reason": text or None}: whether the store answers and every shard has a leader."""
+        ...
+
+    def cluster_status(self) -> dict[str, Any]:
+        """Return `/cluster/status`: healthy, role, term, peers, replication_lag_ms, and what explains them."""
+        ...
+
+    def cluster_replication(self) -> dict[str, Any]:
+        """Return `/cluster/replication`: for each member its applied sequence, and its lag in records and ms."""
+        ...
 
 
 class Coordination(Protocol):
@@ -66,11 +109,17 @@ class Coordination(Protocol):
         ...
 
     def lease_valid(self) -> bool:
-        """Return whether the lease surely still holds (monotonic time since *sending* the last good keep-alive, less a margin)."""
+        """Return whether the lease surely still holds.
+
+        That is: by the time since *sending* the last good keep-alive, less a margin.
+        """
         ...
 
     def on_lease_lost(self, callback: Callable[[], None]) -> None:
-        """Call back, from the event loop, once for each loss of the lease or nomination."""
+        """Call back, from the event loop, once for each loss of the lease or nomination.
+
+        When the callback returns, the node must have stopped serving what it led: a successor may be nominated then.
+        """
         ...
 
     def watch_leader(self, shard: int, callback: Callable[[Leader | None], None]) -> Callable[[], None]:
@@ -80,3 +129,18 @@ class Coordination(Protocol):
     def members(self) -> list[Member]:
         """Return the live members, from the watched view."""
         ...
+
+
+def __getattr__(name: str) -> Any:
+    """Load an implementation when its name is first asked for."""
+    match name:
+        case "EmbeddedCoordination":
+            from services.coordinator.embedded import EmbeddedCoordination
+
+            return EmbeddedCoordination
+        case "EtcdCoordination":
+            from services.coordinator.coordination import EtcdCoordination
+
+            return EtcdCoordination
+        case _:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
