@@ -32,6 +32,10 @@ DEFAULT_SHARD = ShardId(0)
 FIRST_TIMELINE = 1
 
 
+ROW_ID_COLUMN = "_orbit_row_id"
+"""Name of the hidden column that carries row ids in cold files and in moves: int64, never NULL."""
+
+
 def pack(sequence: int, index: int) -> int:
     """Return the 64-bit position of the `index`-th item of the record at `sequence`.
 

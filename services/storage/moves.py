@@ -29,10 +29,11 @@ from typing import Protocol
 import msgspec
 import pyarrow as pa
 
+from orbit.kernel import ids
 from orbit.kernel.errors import OrbitError
 from orbit.kernel.schema import Table
 
-ROW_ID_COLUMN = "_orbit_row_id"
+ROW_ID_COLUMN = ids.ROW_ID_COLUMN
 """The hidden column that ties a cold row to its segment: int64, never NULL."""
 
 RowRange = tuple[int, int]
