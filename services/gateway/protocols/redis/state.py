@@ -28,7 +28,7 @@ class Event(Enum):
 
     AUTHENTICATED = auto()
     REJECTED = auto()
-    """A wrong password. Whoever was authenticated before no longer is: what the client pipelined behind it must not run."""
+    """A wrong password. Nobody is authenticated any more: what was pipelined behind it must not run."""
     MULTI = auto()
     REFUSED = auto()
     """A command could not be queued."""

@@ -33,7 +33,18 @@ class ProtocolError(Exception):
 class RequestParser:
     """Turns received bytes into commands, one at a time, so that AUTH can change what the next may cost."""
 
-    __slots__ = ("_at", "_chunks", "_chunks_bytes", "_command_bytes", "_data", "_left", "_limits", "_need", "_words", "authenticated")
+    __slots__ = (
+        "_at",
+        "_chunks",
+        "_chunks_bytes",
+        "_command_bytes",
+        "_data",
+        "_left",
+        "_limits",
+        "_need",
+        "_words",
+        "authenticated",
+    )
 
     def __init__(self, limits: RedisLimits) -> None:
         self._limits = limits
