@@ -123,7 +123,12 @@ class EpochBody(msgspec.Struct, array_like=True):
     node: str
 
 
+CHUNK_ABORT = -1
+
+
 class ChunkBody(msgspec.Struct, array_like=True):
+    """A part of a large transaction, counted from 0; CHUNK_ABORT says that its transaction has rolled back."""
+
     transaction_id: bytes
     number: int
     effects: list[Effect]

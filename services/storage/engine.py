@@ -8,17 +8,25 @@ then writes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from orbit.kernel import records
 from orbit.kernel.clock import Clock
-from orbit.kernel.errors import ConstraintViolation, NotLeader, OrbitError, SerializationFailure, TooManyTransactions
-from orbit.kernel.records import Row
+from orbit.kernel.errors import (
+    ConstraintViolation,
+    NotLeader,
+    NotSupported,
+    OrbitError,
+    SerializationFailure,
+    TooManyTransactions,
+)
+from orbit.kernel.records import Kind, Row
 from orbit.kernel.schema import Catalog, Table
 from services.storage.state import State
 from services.storage.tiers.table import TableStore, UniqueIndex
 from services.storage.txn.committer import Committed, Committer
-from services.storage.txn.locks import COMMON, Mode
+from services.storage.txn.locks import COMMON, LockTable, Mode
 from services.storage.txn.transaction import Isolation, Transaction, Waker
 
 
@@ -32,6 +40,7 @@ class Engine:
         self.committer: Committer | None = None
         self.lease_valid: Callable[[], bool] = lambda: True
         self.active: set[Transaction] = set()
+        self.catalog_lock = LockTable("the catalog")
         self.committed_total = 0
         self.aborted_total = 0
         self.conflicts_total = 0
@@ -94,6 +103,9 @@ class Engine:
     def rollback(self, transaction: Transaction) -> None:
         """Forget a transaction that has not been handed to `commit`."""
         transaction.stop_waiting()
+        if transaction.chunks and self.committer is not None:
+            body = records.ChunkBody(transaction.id, records.CHUNK_ABORT, [])
+            self.committer.append(Kind.CHUNK, body, lambda _: None)
         self._finish(transaction)
         self.aborted_total += 1
 
@@ -139,6 +151,8 @@ class Engine:
             found = store.find(index, key)
         else:
             found = store.find_at(index, key, self.snapshot(transaction))
+        if found is None and transaction.chunks:
+            found = store.find_loaded(index, key, transaction.id)
         if found is None or own is None:
             return found
         mine = own.get(found[0])
@@ -146,6 +160,16 @@ class Engine:
             return found
         row = mine[1]
         return (found[0], row) if row is not None and index.key_of(row) == key else None
+
+    def rows(self, transaction: Transaction | None, store: TableStore) -> Iterator[tuple[int, Row]]:
+        """Yield (row id, row) of all rows that the transaction's next statement sees."""
+        own = None if transaction is None else transaction.writes.get(store)
+        for row_id, row in store.rows_at(self.snapshot(transaction), None if transaction is None else transaction.id):
+            if own is None or row_id not in own:
+                yield row_id, row
+        for row_id, (_, after) in (own or {}).items():
+            if after is not None:
+                yield row_id, after
 
     # Changing rows.
 
@@ -213,6 +237,8 @@ class Engine:
                 if row is not None and index.key_of(row) == key:
                     return row_id, row
         found = store.find(index, key)
+        if found is None and transaction.chunks:
+            found = store.find_loaded(index, key, transaction.id)
         if found is None or own is None or found[0] not in own:
             return found
         row = own[found[0]][1]
@@ -228,6 +254,7 @@ class Engine:
 
     def update(self, transaction: Transaction, store: TableStore, row_id: int, before: Row, after: Row) -> None:
         """Replace a locked row's image; locks and checks of changed keys are the caller's (`changed_keys`)."""
+        _refuse_private(transaction, store, row_id)
         transaction.write(store, row_id, before, after)
         for index in store.indexes.values():
             key = index.key_of(after)
@@ -236,6 +263,7 @@ class Engine:
 
     def delete(self, transaction: Transaction, store: TableStore, row_id: int, before: Row) -> None:
         """Delete a locked row."""
+        _refuse_private(transaction, store, row_id)
         transaction.write(store, row_id, before, None)
 
     @staticmethod
@@ -247,3 +275,10 @@ class Engine:
             if old != new:
                 changed.append((index, old, new))
         return changed
+
+
+def _refuse_private(transaction: Transaction, store: TableStore, row_id: int) -> None:
+    if row_id > 0 and store.storage_id in transaction.private_stores:
+        raise NotSupported(
+            "changing rows that COPY loaded in the transaction that created their table is not supported"
+        )

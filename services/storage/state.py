@@ -179,6 +179,10 @@ class State:
     def _apply_chunk(self, sequence: int, record: Record, decoded: bool) -> None:
         body: records.ChunkBody = record.body
         load = self.loads.get(body.transaction_id)
+        if body.number == records.CHUNK_ABORT:
+            if load is not None:
+                self._drop_load(body.transaction_id)
+            return
         if load is None:
             load = self.loads[body.transaction_id] = OpenLoad(sequence)
         if body.number != load.count:

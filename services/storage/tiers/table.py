@@ -238,6 +238,23 @@ class TableStore:
                     return int(segment.row_ids[offset]), row
         return None
 
+    def find_loaded(self, index: UniqueIndex, key: Any, owner: bytes) -> tuple[int, Row] | None:
+        """Return the row with this key in a transaction's own uncommitted bulk load."""
+        for position in index.sealed.find(key):
+            segment = self.segments.get(position >> 16)
+            if segment is not None and segment.owner == owner:
+                row = segment.row(position & OFFSET_MASK)
+                if index.key_of(row) == key:
+                    return int(segment.row_ids[position & OFFSET_MASK]), row
+        return None
+
+    def loaded_row(self, row_id: int, owner: bytes) -> Row | None:
+        """Return a row of a transaction's own uncommitted bulk load by its id."""
+        for segment, offset in self._sealed_versions(row_id):
+            if segment.owner == owner:
+                return segment.row(offset)
+        return None
+
     def scan(self, snapshot: int, hidden: set[int] | None = None, bulk_of: bytes | None = None) -> list[ScanPart]:
         """Return the rows that a snapshot sees, in parts; rows in `hidden` (the reader's own changes) left out.
 
@@ -262,13 +279,13 @@ class TableStore:
             parts.append(ScanPart(len(rows), None, None, rows))
         return parts
 
-    def rows_at(self, snapshot: int) -> Iterator[tuple[int, Row]]:
+    def rows_at(self, snapshot: int, bulk_of: bytes | None = None) -> Iterator[tuple[int, Row]]:
         """Yield (row id, row) of everything a snapshot sees. Blocks on warm reads: for small tables and checks."""
         for segment in self.segments.values():
-            if segment.owner is None:
-                for offset in range(segment.count):
-                    if segment.visible_at(offset, snapshot):
-                        yield int(segment.row_ids[offset]), segment.row(offset)
+            own = segment.owner is not None and segment.owner == bulk_of
+            for offset in range(segment.count):
+                if segment.end_view[offset] == INFINITY_LSN if own else segment.visible_at(offset, snapshot):
+                    yield int(segment.row_ids[offset]), segment.row(offset)
         yield from self._tail_rows(snapshot)
 
     def row_count(self) -> int:

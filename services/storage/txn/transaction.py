@@ -39,6 +39,7 @@ class Transaction:
 
     __slots__ = (
         "_id",
+        "_next_private",
         "_next_provisional",
         "_undo",
         "bulk",
@@ -90,6 +91,7 @@ class Transaction:
         self.private_stores: dict[int, TableStore] = {}
         """Rows of tables whose storage only this transaction's catalog knows."""
         self._next_provisional = -1
+        self._next_private = 1
         self._undo: list[Callable[[], None]] | None = None
 
     @property
@@ -107,6 +109,16 @@ class Transaction:
         provisional = self._next_provisional
         self._next_provisional = provisional - 1
         return provisional
+
+    def private_row_id(self, count: int) -> int:
+        """Return the first of `count` row ids for a load that only this transaction's private store holds.
+
+        They are positive like loaded rows' real ids, ascending, and mean nothing outside: a private store's rows reach
+        the log as the load itself.
+        """
+        first = self._next_private
+        self._next_private += count
+        return first
 
     def write(self, store: TableStore, row_id: int, before: Row | None, after: Row | None) -> None:
         """Set a row's image. `before` is the committed image, None for a row that this transaction inserts."""
@@ -158,6 +170,8 @@ class Transaction:
         """
         if self.catalog_changes:
             yield records.CatalogChanged(self.catalog_changes)
+        if self.chunks:
+            yield records.ChunksCommitted(self.chunks, self.chunk_digest.digest())
         for store, rows in self.writes.items():
             inserted: list[Row] = []
             for row_id, (before, after) in rows.items():
@@ -172,8 +186,6 @@ class Transaction:
                 yield records.Insert(store.storage_id, inserted)
         for sequence_id, through in self.sequences.items():
             yield records.SequenceReserved(sequence_id, through)
-        if self.chunks:
-            yield records.ChunksCommitted(self.chunks, self.chunk_digest.digest())
 
     def granted(self) -> None:
         """A lock that this transaction waited for is now held."""

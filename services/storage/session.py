@@ -1,0 +1,486 @@
+"""One client's conversation with the leader: transaction blocks, statements, waiting, COPY.
+
+Owns the session's state and the order of things; what statements do is in `services.storage.sql`. Implements
+`services.storage.client.Session` directly; `services.storage.server` puts it behind gRPC.
+
+A request runs one statement, or a script of several (simple query). A statement that answers at once costs no task
+and no future. One that waits leaves the request pending: a granted lock runs it again from the top, a finished scan
+or commit completes it, and the owner is told from the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from orbit.kernel.errors import LockNotAvailable, OrbitError, QueryCanceled, TransactionAborted
+from orbit.kernel.types import SqlType
+from services.storage.client import FAILED, IDLE, IN_TRANSACTION, ColumnDescription, CopyFormat, SessionOwner
+from services.storage.engine import Engine
+from services.storage.sql.answer import EncodeRow, row_description, row_encoder
+from services.storage.sql.plan import Plan, decode_parameters
+from services.storage.sql.settings import Settings
+from services.storage.txn.transaction import Isolation, Transaction
+
+if TYPE_CHECKING:
+    from services.storage.sql.copy import CopyIn
+    from services.storage.sql.planner import Planner
+
+Next = Callable[[bytes], bytes | None]
+
+
+class PreparedStatement:
+    """A statement text with its plan; planned again when the catalog or the search path has changed."""
+
+    __slots__ = ("key", "parameter_oids", "plan", "sql")
+
+    def __init__(self, sql: str, parameter_oids: Sequence[int], plan: Plan, key: object) -> None:
+        self.sql = sql
+        self.plan = plan
+        self.key = key
+        self.parameter_oids: Sequence[int] = [kind.oid for kind in plan.parameter_types]
+
+    @property
+    def columns(self) -> Sequence[ColumnDescription] | None:
+        return self.plan.columns
+
+
+class Savepoint:
+    __slots__ = ("mark", "name", "settings")
+
+    def __init__(self, name: str, mark: int, settings: dict[str, str]) -> None:
+        self.name = name
+        self.mark = mark
+        self.settings = settings
+
+
+class StorageSession:
+    """See the module. `status` is the protocol's transaction status."""
+
+    def __init__(
+        self, engine: Engine, planner: Planner, owner: SessionOwner, user: str, database: str, settings: dict[str, str]
+    ) -> None:
+        self.engine = engine
+        self.planner = planner
+        self.owner = owner
+        self.user = user
+        self.database = database
+        self.settings = Settings(user, settings)
+        self.status = IDLE
+        self.transaction: Transaction | None = None
+        self.savepoints: list[Savepoint] = []
+        self.copy: CopyIn | None = None
+        self.abort_work: Callable[[], None] | None = None
+        """Stops what a pending plan does outside the event loop; set by the plan that has taken over."""
+        self._loop = asyncio.get_running_loop()
+        self._isolation = planner.default_isolation
+        self._read_only = False
+        self._settings_mark: dict[str, str] | None = None
+        self._plan: Plan | None = None
+        self._parameters: Sequence[Any] = ()
+        self._formats: Sequence[int] = ()
+        self._next: Next = _same
+        self._pending = False
+        self._committing = False
+        self._timers: list[asyncio.TimerHandle] = []
+        self._script: list[Any] = []
+        self._answers: list[bytes] = []
+        self._closed = False
+
+    # The contract.
+
+    def prepare(self, sql: str, parameter_oids: Sequence[int]) -> PreparedStatement:
+        plan, key = self.planner.plan_text(self, sql, tuple(parameter_oids))
+        return PreparedStatement(sql, parameter_oids, plan, key)
+
+    def execute(
+        self,
+        statement: Any,
+        parameters: Sequence[bytes | None],
+        parameter_formats: Sequence[int],
+        result_formats: Sequence[int],
+        sync: bool,
+    ) -> bytes | None:
+        plan = statement.plan
+        if statement.key is not self.planner.key_of(self):
+            plan, statement.key = self.planner.replan(self, statement)
+            statement.plan = plan
+        self._next = self._commit_implicit if sync else _same
+        try:
+            if self.status == FAILED and not plan.in_failed_block:
+                raise _in_failed_block()
+            values = decode_parameters(plan.parameter_types, parameters, parameter_formats, self.settings.zone)
+            answer = self._run(plan, values, result_formats)
+            return None if answer is None else self._next(answer)
+        except OrbitError:
+            self._statement_failed()
+            raise
+
+    def sync(self) -> bytes | None:
+        if self.status != IDLE or self.transaction is None:
+            return b""
+        try:
+            return self._commit_implicit(b"")
+        except OrbitError:
+            self._statement_failed()
+            raise
+
+    def simple(self, sql: str) -> bytes | None:
+        try:
+            self._answers = []
+            self._script = list(reversed(self.planner.script(self, sql)))
+            self._next = self._script_next
+            return self._script_next(None)
+        except OrbitError:
+            self._statement_failed()
+            raise
+
+    def copy_batch(self, encoded: bytes) -> bytes | None:
+        return self._copy_step(lambda copy: copy.batch(encoded))
+
+    def copy_done(self) -> bytes | None:
+        return self._copy_step(lambda copy: copy.done())
+
+    def copy_fail(self, reason: str) -> None:
+        self._loop.call_soon(self._fail_pending, QueryCanceled(f"COPY from stdin failed: {reason}"))
+
+    def cancel(self) -> None:
+        self._interrupt(QueryCanceled("canceling statement due to user request"))
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._stop_timers()
+        if self.abort_work is not None:
+            self.abort_work()
+        if not self._committing:
+            self._abandon()
+        self.planner.forget(self)
+
+    # For plans.
+
+    def transaction_for_write(self) -> Transaction:
+        """Return the transaction, started now when there is none: implicit outside a block."""
+        transaction = self.transaction
+        if transaction is None:
+            transaction = self.transaction = self.engine.begin(self._isolation, self._woken)
+            transaction.read_only = self._read_only
+        return transaction
+
+    def encoder(self, columns: Sequence[ColumnDescription], formats: Sequence[int]) -> EncodeRow:
+        return row_encoder(columns, formats, self.settings.zone)
+
+    def complete(self, outcome: bytes | OrbitError) -> None:
+        """The plan that took over is done. Called from the event loop."""
+        self.abort_work = None
+        if self._closed:
+            return
+        if isinstance(outcome, OrbitError):
+            self._fail_pending(outcome)
+        else:
+            self._go_on(outcome)
+
+    def run_again(self) -> None:
+        """Run the current plan again from the top: what it saw has changed meanwhile."""
+        self.abort_work = None
+        self._woken(None)
+
+    def enter_copy(self, copy: CopyIn, wanted: CopyFormat) -> None:
+        self.copy = copy
+        self._loop.call_soon(self.owner.copy_in, wanted)
+
+    def copy_taken(self, outcome: OrbitError | None) -> None:
+        """A batch of COPY is in the log, or could not be. Called from the event loop."""
+        if self._closed or self.copy is None:
+            return
+        if outcome is not None:
+            self._fail_pending(outcome)
+        else:
+            self.owner.replied(b"")
+
+    def notice(self, message: str, sqlstate: str, severity: str = "NOTICE") -> None:
+        """Send a notice ahead of the answer."""
+        self._loop.call_soon(self.owner.notice, OrbitError(message, sqlstate=sqlstate, severity=severity))
+
+    # Transaction control.
+
+    def begin_block(self, isolation: Isolation | None, read_only: bool | None) -> bool:
+        """Open a transaction block. False when one is open already."""
+        if self.status != IDLE:
+            return False
+        self._isolation = isolation or self.planner.isolation_of(self.settings)
+        self._read_only = self.settings.get("default_transaction_read_only") == "on" if read_only is None else read_only
+        self.transaction_for_write()
+        self.status = IN_TRANSACTION
+        self._settings_mark = self.settings.mark()
+        return True
+
+    def set_modes(self, isolation: Isolation | None, read_only: bool | None) -> None:
+        """SET TRANSACTION: only before the first query of the block."""
+        transaction = self.transaction_for_write()
+        if isolation is not None and isolation is not transaction.isolation:
+            if transaction.snapshot is not None or transaction.wrote:
+                raise OrbitError("SET TRANSACTION ISOLATION LEVEL must be called before any query", sqlstate="25001")
+            transaction.isolation = isolation
+        if read_only is not None:
+            transaction.read_only = read_only
+
+    def commit_block(self, answer: bytes, rolled_back: bytes) -> bytes | None:
+        """COMMIT: end the block. A failed block rolls back and says so."""
+        if self.status == FAILED:
+            self.roll_back()
+            return rolled_back
+        self.savepoints = []
+        return self._commit(answer)
+
+    def roll_back(self) -> None:
+        """ROLLBACK: end the block, undo everything."""
+        if self._settings_mark is not None:
+            self.settings.restore(self._settings_mark)
+        self._abandon()
+
+    def savepoint(self, name: str) -> None:
+        transaction = self._in_block("SAVEPOINT")
+        self.savepoints.append(Savepoint(name, transaction.savepoint(), self.settings.mark()))
+
+    def release(self, name: str) -> None:
+        self._in_block("RELEASE SAVEPOINT")
+        at = self._find_savepoint(name)
+        del self.savepoints[at:]
+
+    def rollback_to(self, name: str) -> None:
+        transaction = self._in_block("ROLLBACK TO SAVEPOINT")
+        at = self._find_savepoint(name)
+        point = self.savepoints[at]
+        del self.savepoints[at + 1 :]
+        transaction.rollback_to(point.mark)
+        self.settings.restore(point.settings)
+        self.status = IN_TRANSACTION
+
+    @property
+    def isolation(self) -> Isolation:
+        return self.transaction.isolation if self.transaction is not None else self.planner.isolation_of(self.settings)
+
+    def transaction_expired(self) -> None:
+        """The transaction is older than TRANSACTION_TIMEOUT_MS."""
+        error = OrbitError("terminating transaction due to transaction timeout", sqlstate="25P04")
+        if self._pending:
+            self._interrupt(error)
+        elif self.transaction is not None and not self._committing:
+            self.savepoints = []
+            self._statement_failed()
+
+    def deposed(self, error: OrbitError) -> None:
+        """This node no longer leads. A commit in flight is answered by its own callback, everything else ends now."""
+        if self._committing:
+            return
+        self.close()
+        self._loop.call_soon(self.owner.terminated, error)
+
+    # Running.
+
+    def _run(self, plan: Plan, parameters: Sequence[Any], formats: Sequence[int]) -> bytes | None:
+        self._plan, self._parameters, self._formats = plan, parameters, formats
+        answer = plan.run(self, parameters, formats)
+        if answer is None:
+            self._wait()
+        elif self.settings.changed:
+            self._tell_settings()
+        return answer
+
+    def _wait(self) -> None:
+        if not self._pending:
+            self._pending = True
+            if (limit := self.settings.milliseconds("statement_timeout")) > 0:
+                error = QueryCanceled("canceling statement due to statement timeout")
+                self._timers.append(self._loop.call_later(limit / 1000, self._interrupt, error))
+        waiting = self.transaction is not None and self.transaction.waiting_for is not None
+        if waiting and (limit := self.settings.milliseconds("lock_timeout")) > 0:
+            self._timers.append(self._loop.call_later(limit / 1000, self._lock_timed_out))
+
+    def _woken(self, error: OrbitError | None) -> None:
+        """The lock that the transaction waited for is held now, or the wait has failed."""
+        self._loop.call_soon(self._resume, error)
+
+    def _resume(self, error: OrbitError | None) -> None:
+        if self._closed or not self._pending:
+            return
+        if error is not None:
+            self._fail_pending(error)
+            return
+        assert self._plan is not None, "a waiting statement has a plan"
+        try:
+            answer = self._run(self._plan, self._parameters, self._formats)
+        except OrbitError as failure:
+            self._fail_pending(failure)
+            return
+        if answer is not None:
+            self._go_on(answer)
+
+    def _go_on(self, answer: bytes) -> None:
+        """A pending statement has its answer: do what follows it, and tell the owner when all is done."""
+        self._stop_timers()
+        if self.settings.changed:
+            self._tell_settings()
+        try:
+            final = self._next(answer)
+        except OrbitError as error:
+            self._fail_pending(error)
+            return
+        if final is not None:
+            self._pending = False
+            self.owner.replied(final)
+
+    def _fail_pending(self, error: OrbitError) -> None:
+        if self._closed:
+            return
+        self._pending = False
+        self._statement_failed()
+        self.owner.failed(error)
+
+    def _script_next(self, answer: bytes | None) -> bytes | None:
+        """Collect a statement's answer and run the rest of the script; at its end commit what is implicit."""
+        if answer is not None:
+            self._answers.append(answer)
+        while self._script:
+            plan, parameters = self.planner.script_plan(self, self._script.pop())
+            if self.status == FAILED and not plan.in_failed_block:
+                raise _in_failed_block()
+            if plan.columns is not None:
+                self._answers.append(row_description(plan.columns))
+            answer = self._run(plan, parameters, ())
+            if answer is None:
+                return None
+            self._answers.append(answer)
+        self._next = _same
+        return self._commit_implicit(b"".join(self._answers))
+
+    def _commit_implicit(self, answer: bytes) -> bytes | None:
+        if self.status != IDLE or self.transaction is None:
+            return answer
+        return self._commit(answer)
+
+    def _commit(self, answer: bytes) -> bytes | None:
+        transaction = self.transaction
+        if transaction is None:
+            self._ended()
+            return answer
+        then = self._next
+
+        def done(outcome: int | OrbitError) -> None:
+            self._committing = False
+            self._ended()
+            if isinstance(outcome, OrbitError):
+                self._script = []
+                self._pending = False
+                if not self._closed:
+                    self.owner.failed(outcome)
+            else:
+                self._next = then
+                self.complete(answer)
+
+        if self.engine.commit(transaction, done):
+            self._ended()
+            return answer
+        self._committing = True
+        self._pending = True
+        return None
+
+    def _ended(self) -> None:
+        """The transaction is over, whichever way."""
+        self.transaction = None
+        self.status = IDLE
+        self.savepoints = []
+        self._settings_mark = None
+        self._isolation = self.planner.isolation_of(self.settings)
+        self._read_only = self.settings.get("default_transaction_read_only") == "on"
+
+    def _abandon(self) -> None:
+        if self.copy is not None:
+            self.copy.abandon()
+            self.copy = None
+        if self.transaction is not None:
+            self.planner.roll_back(self.transaction)
+        self._ended()
+
+    def _statement_failed(self) -> None:
+        """PostgreSQL's rule: an error fails the block, or undoes the implicit transaction."""
+        self._stop_timers()
+        self._script, self._answers = [], []
+        if self.copy is not None:
+            self.copy.abandon()
+            self.copy = None
+        if self._committing:
+            return
+        if self.status == IDLE:
+            self._abandon()
+        else:
+            self.status = FAILED
+            if self.transaction is not None:
+                self.transaction.stop_waiting()
+                if not self.savepoints:
+                    self.planner.roll_back(self.transaction)
+                    self.transaction = None
+
+    def _interrupt(self, error: OrbitError) -> None:
+        if not self._pending or self._committing:
+            return
+        if self.abort_work is not None:
+            self.abort_work()
+            self.abort_work = None
+        if self.transaction is not None:
+            self.transaction.stop_waiting()
+        self._fail_pending(error)
+
+    def _lock_timed_out(self) -> None:
+        if self.transaction is not None and self.transaction.waiting_for is not None:
+            self._interrupt(LockNotAvailable("canceling statement due to lock timeout"))
+
+    def _stop_timers(self) -> None:
+        for timer in self._timers:
+            timer.cancel()
+        self._timers.clear()
+
+    def _tell_settings(self) -> None:
+        changed, self.settings.changed = self.settings.changed, []
+        for name, value in changed:
+            self._loop.call_soon(self.owner.parameter_changed, name, value)
+
+    def _copy_step(self, step: Callable[[CopyIn], bytes | None]) -> bytes | None:
+        if self.copy is None:
+            raise OrbitError("there is no COPY in progress", sqlstate="08P01")
+        try:
+            answer = step(self.copy)
+            if answer is None or answer == b"":
+                return answer
+            self.copy = None
+            self._pending = False
+            return self._next(answer)
+        except OrbitError:
+            self._pending = False
+            self._statement_failed()
+            raise
+
+    def _in_block(self, command: str) -> Transaction:
+        if self.status == IDLE or self.transaction is None:
+            raise OrbitError(f"{command} can only be used in transaction blocks", sqlstate="25P01")
+        return self.transaction
+
+    def _find_savepoint(self, name: str) -> int:
+        for at in range(len(self.savepoints) - 1, -1, -1):
+            if self.savepoints[at].name == name:
+                return at
+        raise OrbitError(f'savepoint "{name}" does not exist', sqlstate="3B001")
+
+
+def _same(answer: bytes) -> bytes | None:
+    return answer
+
+
+def _in_failed_block() -> OrbitError:
+    return TransactionAborted("current transaction is aborted, commands ignored until end of transaction block")
+
+
+__all__ = ["PreparedStatement", "SqlType", "StorageSession"]

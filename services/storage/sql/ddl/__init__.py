@@ -1,0 +1,1 @@
+"""Data definition: statements that change the catalog, inside the transaction that runs them."""
