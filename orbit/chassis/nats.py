@@ -14,6 +14,7 @@ import contextlib
 import random
 import secrets
 import ssl
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -189,6 +190,17 @@ class NatsConnection:
         if self._subscriptions.pop(sid, None) is not None and self._transport is not None:
             self._transport.write(b"UNSUB %b\r\n" % sid)
 
+    async def flush(self, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
+        """Return once the server has handled all that was sent. Raises NatsDisconnected or NatsTimeout."""
+        link = self._link
+        if link is None or self._transport is None:
+            raise NatsDisconnected("not connected to NATS")
+        try:
+            async with asyncio.timeout(timeout_s):
+                await link.ping()
+        except TimeoutError:
+            raise NatsTimeout(f"no answer to a ping within {timeout_s} s") from None
+
     def on_state(self, listener: Callable[[bool], None]) -> Callable[[], None]:
         """Call back at each loss (False) and return (True) of the connection. Returns the unsubscriber."""
         self._listeners.append(listener)
@@ -275,8 +287,8 @@ class NatsConnection:
                 if options.user:
                     login |= {"user": options.user, "pass": options.password}
                 assert link.transport is not None
-                link.transport.write(b"CONNECT %b\r\n%b" % (msgspec.json.encode(login), wire.PING))
-                await link.welcome
+                link.transport.write(b"CONNECT %b\r\n" % msgspec.json.encode(login))
+                await link.ping()
         except BaseException as error:
             link.abort("no connection")
             if isinstance(error, TimeoutError):
@@ -320,13 +332,14 @@ class _Link(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         self.transport: asyncio.Transport | None = None
         self.info: asyncio.Future[ServerInfo] = loop.create_future()
-        self.welcome: asyncio.Future[None] = loop.create_future()
         self.closed = asyncio.Event()
         self.reason = ""
         self._deliver = deliver
         self._parser = wire.Parser()
         self._ping_interval_s = ping_interval_s
         self._pings_out = 0
+        self._pongs: deque[asyncio.Future[None]] = deque()
+        """Who waits for the answers to pings, in order; those of `_ping` have nobody waiting."""
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -346,7 +359,8 @@ class _Link(asyncio.Protocol):
         self.reason = self.reason or str(exc or "closed by the server")
         if self._timer is not None:
             self._timer.cancel()
-        for waiter in (self.info, self.welcome):
+        waiters: list[asyncio.Future[Any]] = [self.info, *self._pongs]
+        for waiter in waiters:
             if not waiter.done():
                 waiter.set_exception(NatsDisconnected(self.reason))
                 waiter.exception()  # nobody may be waiting for this one
@@ -377,16 +391,23 @@ class _Link(asyncio.Protocol):
             self.abort(f"no answer to {self._pings_out} pings")
             return
         self._pings_out += 1
-        assert self.transport is not None
-        self.transport.write(wire.PING)
+        self.ping()
         self.start_pings()
+
+    def ping(self) -> asyncio.Future[None]:
+        """Send a ping; the future ends with its answer, or NatsDisconnected."""
+        assert self.transport is not None
+        answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._pongs.append(answered)
+        self.transport.write(wire.PING)
+        return answered
 
     def _control(self, line: bytes) -> None:
         assert self.transport is not None
         if line == b"PONG":
             self._pings_out = 0
-            if not self.welcome.done():
-                self.welcome.set_result(None)
+            if self._pongs and not (waiting := self._pongs.popleft()).done():
+                waiting.set_result(None)
         elif line == b"PING":
             self.transport.write(wire.PONG)
         elif line.startswith(b"INFO "):

@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -262,6 +263,8 @@ accounts {{
             return (await reader.readline()).startswith(b"INFO ")
         finally:
             writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
 
     def _log_end(self) -> str:
         """Return the last lines of this start: a log of earlier ones may be in the same file."""
