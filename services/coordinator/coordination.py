@@ -224,11 +224,9 @@ class EtcdCoordination:
     def _on_change(self, _: World, world: World) -> None:
         self._meter.observe(world, self._now())
         lost = [shard for shard, election in self._elections.items() if election.seen(world)]
-        for shard in lost:
-            self._announced.pop(shard, None)
-            _log.warning("nomination lost", shard=shard, node=self._node_id)
-        if lost:
-            self._tell_lost()
+        if lost and self._registration is not None:
+            # With the lease it was lost under: nothing of that reign may look valid when the callbacks run.
+            self._registration.abandon(f"the nomination for shard {lost[0]} was deleted")
         for shard in tuple(self._announced):
             wanted = world.handover(shard)
             if wanted is not None and wanted != self._node_id and wanted in world.members():

@@ -29,6 +29,9 @@ BEATS_PER_INTERVAL: Final = 4
 VACANCY_POLL_S: Final = 0.2
 """How often a restarted process looks whether its predecessor's record has gone."""
 
+VACANCY_GRACE_S: Final = 1.0
+"""A record that outlives two lifetimes of its lease by this much belongs to a live process."""
+
 RETRY_FIRST_S: Final = 0.1
 RETRY_LIMIT_S: Final = 1.0
 
@@ -178,7 +181,7 @@ class Registration:
                 return stored.mod_revision
             if deadline is None:
                 # A process of this name that has just died keeps its key until its lease ends.
-                deadline = self._now() + 2 * self._ttl_s + 2
+                deadline = self._now() + 2 * self._ttl_s + VACANCY_GRACE_S
                 _log.info("waiting for the lease of an earlier process to end", key=self._key)
             if self._now() > deadline:
                 raise NodeIdTaken(f"{self._key} is kept alive by another process: node ids must differ")
