@@ -26,6 +26,7 @@ class OrbitError(Exception):
         table: str | None = None,
         column: str | None = None,
         constraint: str | None = None,
+        context: str | None = None,
         severity: str = "ERROR",
     ) -> None:
         super().__init__(message)
@@ -38,6 +39,7 @@ class OrbitError(Exception):
         self.table = table
         self.column = column
         self.constraint = constraint
+        self.context = context
         self.severity = severity
 
 

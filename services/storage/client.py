@@ -112,7 +112,7 @@ class SessionOwner(Protocol):
         ...
 
     def rows(self, messages: bytes) -> None:
-        """A part of a large answer, ahead of `replied`."""
+        """A part of a large answer, ahead of `replied`. May call `Session.hold_rows`."""
         ...
 
     def copy_in(self, copy: CopyFormat) -> None:
@@ -171,6 +171,17 @@ class Session(Protocol):
 
     def copy_fail(self, reason: str) -> None:
         """Abort the COPY; the failure reaches `SessionOwner.failed` (57014)."""
+        ...
+
+    def fail(self) -> None:
+        """A message of a pipeline was refused before it reached the session (an unknown portal, a malformed Bind).
+
+        Fails the transaction block, or rolls the implicit transaction back. Never while a request is pending.
+        """
+        ...
+
+    def hold_rows(self, held: bool) -> None:
+        """The client does not drain its answers: no further `SessionOwner.rows` until called with False."""
         ...
 
     def cancel(self) -> None:

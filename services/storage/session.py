@@ -73,6 +73,10 @@ class StorageSession:
         self.copy: CopyIn | None = None
         self.abort_work: Callable[[], None] | None = None
         """Stops what a pending plan does outside the event loop; set by the plan that has taken over."""
+        self.rows_held = False
+        """The client does not drain: a plan that streams rows stops until `resume_rows` is called."""
+        self.resume_rows: Callable[[], None] | None = None
+        """Set by a streaming plan that has stopped; called once when the client drains again."""
         self._loop = asyncio.get_running_loop()
         self._isolation = planner.default_isolation
         self._read_only = False
@@ -144,6 +148,15 @@ class StorageSession:
 
     def copy_fail(self, reason: str) -> None:
         self._loop.call_soon(self._fail_pending, QueryCanceled(f"COPY from stdin failed: {reason}"))
+
+    def fail(self) -> None:
+        self._statement_failed()
+
+    def hold_rows(self, held: bool) -> None:
+        self.rows_held = held
+        if not held and (resume := self.resume_rows) is not None:
+            self.resume_rows = None
+            resume()
 
     def cancel(self) -> None:
         self._interrupt(QueryCanceled("canceling statement due to user request"))
