@@ -28,6 +28,9 @@ SEAL_AT_ROWS: Final = 32_768
 SEAL_ROWS: Final = 16_384
 """Rows that one sealing step moves into a segment: bounds how long it holds the event loop."""
 
+ROCKSDB_PIECE_BYTES: Final = 4 * 1024 * 1024
+"""Values put into RocksDB are cut at this size: a put holds the interpreter's lock."""
+
 APPLY_TURN_S: Final = 0.005
 """How long a follower applies records before it lets the event loop turn."""
 

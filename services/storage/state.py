@@ -63,7 +63,7 @@ class State:
         self.snapshots: dict[int, int] = {}
         """LSNs that this node's open snapshots read at, with how many read there."""
         self.on_cold_commit: Callable[[TableStore, records.MoveBegin, records.ColdCommit], None] | None = None
-        self._times: list[tuple[int, int]] = []
+        self.times: list[tuple[int, int]] = []
 
     # Reading.
 
@@ -76,8 +76,13 @@ class State:
 
     def time_us_of(self, lsn: int) -> int:
         """Return the commit time at or shortly before an LSN, in microseconds since 1970; 0 when it is not known."""
-        at = bisect_right(self._times, (sequence_of(lsn), 1 << 62)) - 1
-        return self._times[at][1] if at >= 0 else 0
+        at = bisect_right(self.times, (sequence_of(lsn), 1 << 62)) - 1
+        return self.times[at][1] if at >= 0 else 0
+
+    def lsn_at(self, time_us: int) -> int:
+        """Return an LSN at or before that time, at most a second before the newest such; 0 when none is known."""
+        at = bisect_right(self.times, time_us, key=lambda item: item[1]) - 1
+        return pack(self.times[at][0], 0) if at >= 0 else 0
 
     # Applying.
 
@@ -103,8 +108,8 @@ class State:
             self.applied_lsn = pack(sequence, 0)
         self.applied_time_us = record.time_us
         self.last_hash = digest
-        if not self._times or record.time_us - self._times[-1][1] >= 1_000_000:
-            self._times.append((sequence, record.time_us))
+        if not self.times or record.time_us - self.times[-1][1] >= 1_000_000:
+            self.times.append((sequence, record.time_us))
 
     def _apply_epoch(self, sequence: int, record: Record, decoded: bool) -> None:
         body: records.EpochBody = record.body

@@ -378,8 +378,10 @@ class TableStore:
         for index in self.indexes.values():
             self._index_segment(index, segment)
 
-    def seal(self, limit: int, oldest_snapshot: int | None, time_us_of: Callable[[int], int]) -> Segment | None:
-        """Move up to `limit` of the longest unchanged rows from the tail into a new segment, and return it.
+    def seal(
+        self, limit: int, oldest_snapshot: int | None, time_us_of: Callable[[int], int], through: int = INFINITY_LSN
+    ) -> Segment | None:
+        """Move up to `limit` of the longest unchanged rows, changed at or before `through`, from the tail to a segment.
 
         Rows with older versions that a snapshot still needs stay. None when there is nothing to seal.
         """
@@ -387,6 +389,7 @@ class TableStore:
             (head.begin, row_id)
             for row_id, head in self.heads.items()
             if head.end == INFINITY_LSN
+            and head.begin <= through
             and head.previous is None
             and (oldest_snapshot is None or head.begin <= oldest_snapshot)
         ]
