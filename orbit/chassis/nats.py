@@ -426,8 +426,9 @@ class _Link(asyncio.Protocol):
 async def open_client(options: NatsOptions) -> Client:
     """Return a connected nats-py client with our login, TLS and logging. Raises NatsUnreachable.
 
-    For JetStream publishers and consumers off the hot path. It keeps no outbound buffer while disconnected, because
-    it would send it again after a reconnect; publishing then raises.
+    For JetStream publishers and consumers off the hot path. While disconnected it refuses to publish, because it
+    would send later what its caller has long given up. What was published in the very moment of a break it may still
+    send after the reconnect: give such messages a Nats-Msg-Id.
     """
     import nats
     import nats.errors
@@ -436,7 +437,8 @@ async def open_client(options: NatsOptions) -> Client:
         log.warning("nats client", client=options.name, reason=str(error) or type(error).__name__)
 
     async def lost() -> None:
-        log.warning("nats connection lost", client=options.name)
+        if not client.is_closed:
+            log.warning("nats connection lost", client=options.name)
 
     async def returned() -> None:
         log.info("nats connected again", client=options.name)
@@ -445,9 +447,10 @@ async def open_client(options: NatsOptions) -> Client:
     arguments: dict[str, Any] = {"tls": options.tls} if options.tls else {}
     if options.user:
         arguments |= {"user": options.user, "password": options.password}
+    client = nats.NATS()
     try:
         async with asyncio.timeout(options.connect_timeout_s):
-            return await nats.connect(
+            await client.connect(
                 [f"{scheme}://{host}:{port}" for host, port in options.addresses()],
                 name=options.name,
                 error_cb=failed,
@@ -461,3 +464,4 @@ async def open_client(options: NatsOptions) -> Client:
     except (TimeoutError, OSError, nats.errors.Error) as error:
         servers = ", ".join(options.servers)
         raise NatsUnreachable(f"no NATS server lets us in: {servers}: {error or type(error).__name__}") from error
+    return client
