@@ -430,8 +430,8 @@ async def open_client(options: NatsOptions) -> Client:
     would send later what its caller has long given up. What was published in the very moment of a break it may still
     send after the reconnect: give such messages a Nats-Msg-Id.
     """
-    import nats
     import nats.errors
+    from nats.aio.client import Client
 
     async def failed(error: Exception) -> None:
         log.warning("nats client", client=options.name, reason=str(error) or type(error).__name__)
@@ -447,7 +447,7 @@ async def open_client(options: NatsOptions) -> Client:
     arguments: dict[str, Any] = {"tls": options.tls} if options.tls else {}
     if options.user:
         arguments |= {"user": options.user, "password": options.password}
-    client = nats.NATS()
+    client = Client()
     try:
         async with asyncio.timeout(options.connect_timeout_s):
             await client.connect(
@@ -457,7 +457,7 @@ async def open_client(options: NatsOptions) -> Client:
                 disconnected_cb=lost,
                 reconnected_cb=returned,
                 max_reconnect_attempts=-1,
-                reconnect_time_wait=0.1,
+                reconnect_time_wait=1,
                 pending_size=0,
                 **arguments,
             )
