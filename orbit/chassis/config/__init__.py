@@ -11,7 +11,18 @@ meaning: what a value does is told by the part that takes it.
 
 from __future__ import annotations
 
-from orbit.chassis.config.loading import ConfigError, Loaded, Setting, load, settings
+from orbit.chassis.config.loading import ConfigError, Loaded, Setting, environment, load, settings, value_at
 from orbit.chassis.config.sections import ROLES, Config, ObjectStore
 
-__all__ = ["ROLES", "Config", "ConfigError", "Loaded", "ObjectStore", "Setting", "load", "settings"]
+__all__ = [
+    "ROLES",
+    "Config",
+    "ConfigError",
+    "Loaded",
+    "ObjectStore",
+    "Setting",
+    "environment",
+    "load",
+    "settings",
+    "value_at",
+]

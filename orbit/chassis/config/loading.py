@@ -67,10 +67,18 @@ class Loaded:
     file: Path | None
 
 
-def load(environ: Mapping[str, str] | None = None, file: Path | None = None) -> Loaded:
-    """Return the configuration of `environ` (default: the process's own) over the file.
+def environment() -> dict[str, str]:
+    """Return a copy of this process's environment, for a child that is to be started with a changed one."""
+    return dict(os.environ)
 
-    The file is `file`, or the one that ORBIT_CONFIG names, or none. Raises ConfigError with every problem found.
+
+def load(
+    environ: Mapping[str, str] | None = None, file: Path | None = None, defaults: Mapping[str, Any] | None = None
+) -> Loaded:
+    """Return the configuration of `environ` (default: the process's own) over the file over the defaults.
+
+    The file is `file`, or the one that ORBIT_CONFIG names, or none. `defaults` replaces declared defaults by path.
+    Raises ConfigError with every problem found.
     """
     variables: Mapping[str, str] = os.environ if environ is None else environ
     if file is None and variables.get(FILE_VARIABLE):
@@ -84,7 +92,7 @@ def load(environ: Mapping[str, str] | None = None, file: Path | None = None) -> 
     sources.update(dict.fromkeys(from_environment, "environment"))
     if not problems:
         try:
-            config = Config.model_validate(_nested({**from_file, **from_environment}))
+            config = Config.model_validate(_nested({**(defaults or {}), **from_file, **from_environment}))
         except ValidationError as error:
             problems = list(_described(error, declared, sources))
     if problems:
