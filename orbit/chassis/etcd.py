@@ -363,7 +363,7 @@ class _Connections:
 
     def _open(self, target: str) -> Any:
         settings = self._settings
-        if settings.ca_certificate is None:
+        if not settings.tls:
             return self._flavour.insecure_channel(target, options=_CHANNEL_OPTIONS)
         credentials = grpc.ssl_channel_credentials(settings.ca_certificate, settings.private_key, settings.certificate)
         return self._flavour.secure_channel(target, credentials, options=_CHANNEL_OPTIONS)

@@ -31,12 +31,14 @@ class LeaseGone(EtcdError):
 
 @dataclass(frozen=True, slots=True)
 class EtcdSettings:
-    """Where etcd is and how to talk to it. Certificates are PEM; a CA certificate switches TLS on."""
+    """Where etcd is (host:port each) and how to talk to it. Certificates are PEM."""
 
     endpoints: tuple[str, ...]
+    tls: bool = False
     user: str | None = None
     password: str | None = field(default=None, repr=False)
     ca_certificate: bytes | None = field(default=None, repr=False)
+    """None with TLS: the authorities that gRPC brings along."""
     certificate: bytes | None = field(default=None, repr=False)
     private_key: bytes | None = field(default=None, repr=False)
     timeout_s: float = 2.0
@@ -47,8 +49,10 @@ class EtcdSettings:
             raise ValueError("etcd needs at least one endpoint")
         if (self.certificate is None) != (self.private_key is None):
             raise ValueError("an etcd client certificate and its private key go together")
-        if self.certificate is not None and self.ca_certificate is None:
-            raise ValueError("an etcd client certificate needs the CA certificate")
+        if self.ca_certificate is not None and not self.tls:
+            raise ValueError("an etcd CA certificate is given, but TLS is off")
+        if self.certificate is not None and not self.tls:
+            raise ValueError("an etcd client certificate is given, but TLS is off")
         if (self.user is None) != (self.password is None):
             raise ValueError("an etcd user and its password go together")
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from orbit.chassis.config import Config
     from services.coordinator.coordination import EtcdCoordination
     from services.coordinator.embedded import EmbeddedCoordination
 
@@ -24,6 +25,7 @@ __all__ = [
     "Member",
     "NodeIdTaken",
     "NominationLost",
+    "make_coordination",
 ]
 
 
@@ -129,6 +131,16 @@ class Coordination(Protocol):
     def members(self) -> list[Member]:
         """Return the live members, from the watched view."""
         ...
+
+
+def make_coordination(config: Config) -> EmbeddedCoordination | EtcdCoordination:
+    """Return the coordination that the configuration asks for, not started. For a service's wiring.
+
+    Raises OSError when a certificate cannot be read, ValueError when the etcd settings contradict each other.
+    """
+    from services.coordinator.wiring import make
+
+    return make(config)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The etcd adapter over real servers: transactions, leases, watches, failover, TLS, users, errors that name the server."""
+"""The etcd adapter over real servers: transactions, leases, watches, failover, TLS, users and the errors it raises."""
 
 from __future__ import annotations
 
@@ -257,6 +257,7 @@ def etcd_tls(tmp_path: Path, certificates: Path) -> Iterator[EtcdCluster]:
 async def test_tls_with_client_certificates(etcd_tls: EtcdCluster, certificates: Path) -> None:
     settings = replace(
         etcd_tls.settings(),
+        tls=True,
         ca_certificate=(certificates / "ca.crt").read_bytes(),
         certificate=(certificates / "etcd.crt").read_bytes(),
         private_key=(certificates / "etcd.key").read_bytes(),
@@ -283,8 +284,9 @@ async def test_tls_with_client_certificates(etcd_tls: EtcdCluster, certificates:
     [
         {"endpoints": ()},
         {"user": "root"},
+        {"ca_certificate": b"a"},
         {"certificate": b"c", "private_key": b"k"},
-        {"ca_certificate": b"a", "certificate": b"c"},
+        {"tls": True, "ca_certificate": b"a", "certificate": b"c"},
     ],
 )
 def test_settings_that_cannot_work_are_refused(wrong: dict[str, object]) -> None:
