@@ -8,7 +8,10 @@ from __future__ import annotations
 pytest_plugins: list[str] = [
     # One line for each topic, in alphabetical order: "tests.fixtures.fix_<topic>",
 
+    "tests.fixtures.fix_cluster",
     "tests.fixtures.fix_etcd",
     "tests.fixtures.fix_nats",
+    "tests.fixtures.fix_pg_backend",
     "tests.fixtures.fix_postgres",
+    "tests.fixtures.fix_weed",
 ]

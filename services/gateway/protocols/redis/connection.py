@@ -48,8 +48,9 @@ MAX_MERGED_SETS: Final = 128
 LARGE_REPLY_BYTES: Final = 64 * 1024
 """A reply past this is written at once, not gathered with others."""
 _NOAUTH: Final = wire.error("NOAUTH Authentication required.")
+_EXEC_NOAUTH: Final = wire.error("EXECABORT Transaction discarded because of: NOAUTH Authentication required.")
 _HELLO_NOAUTH: Final = wire.error(
-    "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> "
+    "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO AUTH <user> "
     "<pass> option can be used to authenticate the client and select the RESP protocol version at the same time"
 )
 _WRONGPASS: Final = wire.error("WRONGPASS invalid username-password pair or user is disabled.")
@@ -184,7 +185,7 @@ class RedisConnection(asyncio.Protocol):
                 self._state = after(self._state, Event.REFUSED)
             raise
         if self._state is State.UNAUTHENTICATED and "no_auth" not in command.flags:
-            self._out.append(_NOAUTH)
+            self._out.append(_EXEC_NOAUTH if command.name == "exec" else _NOAUTH)
         elif command.access is Access.SESSION:
             self._run_session_command(command, words)
         elif queueing:

@@ -187,7 +187,9 @@ class Keyspace:
         for key in keys:
             if key not in self.entries:
                 result = yield READ, (key,)
-                self.entries[key] = self._visible(key, result)
+                entry = self.entries[key] = self._visible(key, result)
+                if entry.type is not HASH:
+                    entry.size = 0  # fields that are still to be deleted are a writer's business
 
     def lock(self, keys: Collection[bytes], create: bool) -> Steps[None]:
         """Lock keys and load them; `create` also locks those that are not there."""
