@@ -12,17 +12,17 @@ from deploy.runner.compose import ComposeError
 from deploy.runner.interpolate import InterpolationError
 from deploy.runner.prepare import DEFAULT_FILE, Options, RunnerError
 from deploy.runner.process import StillRunning
-from deploy.runner.state import NotRun, ProcessRecord, RunFile
+from deploy.runner.state import ClusterRun, NotRun, ProcessRecord
 
 __all__ = [
     "DEFAULT_FILE",
     "Cluster",
+    "ClusterRun",
     "ComposeError",
     "InterpolationError",
     "NotRun",
     "Options",
     "ProcessRecord",
-    "RunFile",
     "RunnerError",
     "StillRunning",
 ]

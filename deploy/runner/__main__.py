@@ -19,7 +19,8 @@ from deploy.runner.interpolate import InterpolationError
 from deploy.runner.prepare import DEFAULT_FILE, Options, RunnerError
 from deploy.runner.probe import HttpProbe
 from deploy.runner.process import StillRunning
-from deploy.runner.state import Folder, RunFile
+from deploy.runner.state import ClusterRun, Folder
+from orbit.cli.run_file import StateFolder
 
 
 def main(arguments: list[str]) -> int:
@@ -46,20 +47,22 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--only", nargs="+", default=[], metavar="SERVICE", help="start these services and no others")
     up.add_argument("--free-ports", action="store_true", help="take free ports for what the file publishes, too")
     up.add_argument("--timeout", type=float, default=180.0, metavar="SECONDS", help="for the whole start (180)")
+    default = StateFolder.of(dict(os.environ)).path / "cluster"
     down = verbs.add_parser("down", help="stop exactly what was started")
     down.add_argument("--volumes", action="store_true", help="also delete all data, ports and generated secrets")
     status = verbs.add_parser("status", help="say what runs and whether it is healthy")
     for verb in (up, down, status):
-        verb.add_argument("--state-dir", type=Path, default=Path(".orbit/cluster"), help="(.orbit/cluster)")
+        verb.add_argument("--state-dir", type=Path, default=default, help=f"where all of it is kept ({default})")
     return parser
 
 
 def _up(given: argparse.Namespace) -> int:
     folder = Folder(given.state_dir)
+    run_file = folder.path.parent / "run.json"
     remembered = [record for record in running(folder) if not record.one_shot]
     alive = [record for record in remembered if record.identity.alive()]
     if alive and len(alive) == len(remembered):
-        print(f"already running: {len(alive)} processes, described in {folder.path.parent / 'run.json'}")
+        print(f"already running: {len(alive)} processes, described in {run_file}")
         return 0
     if alive:
         print(f"only {len(alive)} of {len(remembered)} processes still run: `down` first", file=sys.stderr)
@@ -77,12 +80,12 @@ def _up(given: argparse.Namespace) -> int:
             free_ports=given.free_ports,
         ),
         given.state_dir,
-        run_file=folder.path.parent / "run.json",
+        run_file=run_file,
         report=lambda line: print(line, flush=True),
         interrupted=stop.is_set,
     )
     cluster.start(given.timeout)
-    _tell(cluster.description, folder.path.parent / "run.json", given.state_dir)
+    _tell(cluster.description, run_file)
     return 0
 
 
@@ -104,24 +107,25 @@ def _offset(text: str) -> int | None:
     return int(text)
 
 
-def _tell(described: RunFile, run_file: Path, state_dir: Path) -> None:
-    where = described.addresses
-    print(f"\n{len(described.processes)} processes; all about them: {run_file}")
-    for skipped in described.not_run:
-        print(f"  not run: {skipped.service} ({skipped.reason})")
+def _tell(run: ClusterRun, run_file: Path) -> None:
+    where = run.endpoints
+    print(f"\n{len(run.processes)} processes run; all about them: {run_file}")
+    for skipped in run.not_run:
+        print(f"  not run     {skipped.service}: {skipped.reason}")
     if where.postgres:
         host, _, port = where.postgres.rpartition(":")
-        print(f"  PostgreSQL  psql -h {host} -p {port} -U {described.user} {described.database}")
+        print(f"  PostgreSQL  psql -h {host} -p {port} -U {run.user} {run.database}")
     if where.redis:
         host, _, port = where.redis.rpartition(":")
-        print(f"  Redis       redis-cli -h {host} -p {port} --user {described.user} --askpass")
+        print(f"  Redis       redis-cli -h {host} -p {port} --user {run.user} --askpass")
     if where.rest:
         print(f"  REST        {where.rest}")
-    for name, url in where.operations.items():
-        print(f"  operations  {url}/health  ({name})")
-    kept = described.password_file or "the environment or env file that gave it"
-    print(f"  password    ORBIT_PASSWORD in {kept}")
-    print(f"stop it: python -m deploy.runner down --state-dir {state_dir}")
+    for process in run.processes:
+        if "metrics" in process.ports:
+            print(f"  operations  http://127.0.0.1:{process.ports['metrics']}/health  ({process.node_id})")
+    if run.password_file:
+        print(f"  password    in {run.password_file}")
+    print(f"stop it: python -m deploy.runner down --state-dir {run.state_dir}")
 
 
 def _down(given: argparse.Namespace) -> int:

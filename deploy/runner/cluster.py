@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -33,13 +34,16 @@ from deploy.runner import process
 from deploy.runner.plan import Instance
 from deploy.runner.prepare import Options, Preparation, Prepared, RunnerError, check_ports, prepare
 from deploy.runner.probe import HttpProbe
-from deploy.runner.state import Addresses, Folder, ProbeRecord, ProcessRecord, RunFile, State, write
+from deploy.runner.state import ClusterProcess, ClusterRun, Folder, ProbeRecord, ProcessRecord, State, write
+from orbit.cli.run_file import Endpoints
 
 TURN_S = 0.03
 """How often the start looks at its processes."""
 PROBE_EVERY_S = 0.2
 PROBES_AT_ONCE = 4
 TAIL_LINES = 25
+PORT_NAMES = {"5432": "postgres", "6379": "redis", "8080": "rest", "9090": "metrics", "7000": "node"}
+"""What the run file calls the ports of our own services."""
 
 
 @dataclass(slots=True)
@@ -102,6 +106,7 @@ class Cluster:
         self._rng = rng or random.Random()
         self._running: dict[str, _Running] = {}
         self._preparation: Preparation | None = None
+        self._started_at = ""
 
     def __enter__(self) -> Self:
         self.start()
@@ -123,6 +128,7 @@ class Cluster:
             if any(record.identity.alive() for record in running(self._folder)):
                 raise RunnerError(f"the cluster in {self._folder.path} is already running")
             _refuse_other_engine(self._run_file, self._folder)
+            self._started_at = datetime.now(UTC).isoformat(timespec="seconds")
             self._preparation = prepare(self._options, self._folder, self._rng)
             check_ports(self._preparation, self._options)
             for skipped in self._preparation.not_run:
@@ -132,6 +138,7 @@ class Cluster:
             try:
                 self._bring_up(list(self._preparation.prepared), timeout_s)
                 self._save()
+                self._keep_password()
                 write(self._run_file, json_of(self._describe()))
             except BaseException:
                 self._end_all()
@@ -159,6 +166,11 @@ class Cluster:
             self._guard.stdin.close()  # its sign to look, and to find nothing left
             self._guard.wait()
             self._guard = None
+
+    def _keep_password(self) -> None:
+        assert self._preparation is not None, "prepared before it was started"
+        if password := self._preparation.variables.get("ORBIT_PASSWORD"):
+            write(self._folder.password, f"{password}\n".encode())
 
     def _start_guard(self) -> None:
         self._guard = subprocess.Popen(
@@ -219,8 +231,8 @@ class Cluster:
         return f"127.0.0.1:{book.port(instances[0] if instances else name, port)}"
 
     @property
-    def description(self) -> RunFile:
-        """What the run file says: addresses, user, processes, what was not run."""
+    def description(self) -> ClusterRun:
+        """What the run file says: endpoints, user, processes, what was not run."""
         return self._describe()
 
     @property
@@ -290,13 +302,14 @@ class Cluster:
             name=name,
             node_id=launch.environment.get("NODE_ID", name),
             pid=identity.pid,
-            started_ticks=identity.started_ticks,
+            start_ticks=identity.start_ticks,
             ports=dict(prepared.ports),
             log=str(log),
             level=prepared.instance.level,
             stop_signal=service.stop_signal,
             stop_grace_s=service.stop_grace_s,
             one_shot=service.one_shot,
+            own=service.built is not None,
             probe=ProbeRecord(asked.url, asked.any_status) if isinstance(asked, HttpProbe) else ProbeRecord(),
         )
         one = _Running(prepared, record, child, log_start, time.monotonic())
@@ -341,39 +354,51 @@ class Cluster:
         records = [one.record for one in self._running.values()]
         self._folder.save(State(records, not_run, str(self._run_file)))
 
-    def _describe(self) -> RunFile:
+    def _describe(self) -> ClusterRun:
         assert self._preparation is not None, "the cluster was started"
-        own = {name: one.record for name, one in self._running.items() if one.prepared.instance.service.built}
         variables = self._preparation.variables
+        in_file_order = (name for names in self._preparation.book.instances.values() for name in names)
+        records = [self._running[name].record for name in in_file_order if name in self._running]
 
-        def front(port: str) -> str:
-            for one in self._running.values():
-                if one.prepared.kind == "haproxy" and port in one.record.ports:
-                    return f"127.0.0.1:{one.record.ports[port]}"
-            gateways = (record for record in own.values() if record.service == "gateway")
-            return next((f"127.0.0.1:{gateway.ports[port]}" for gateway in gateways), "")
+        def first(port: str, *services: str) -> str:
+            for service in services:
+                for record in records:
+                    if record.service == service and port in record.ports:
+                        return f"127.0.0.1:{record.ports[port]}"
+            return ""
 
-        rest = front("8080")
-        return RunFile(
-            kind="cluster",
-            state_dir=str(self._folder.path),
-            compose_files=[str(path.resolve()) for path in self._options.files],
-            addresses=Addresses(
-                postgres=front("5432"),
-                redis=front("6379"),
-                rest=f"http://{rest}" if rest else "",
-                operations={
-                    name: f"http://127.0.0.1:{record.ports['9090']}"
-                    for name, record in own.items()
-                    if "9090" in record.ports
-                },
+        def url(address: str) -> str:
+            return f"http://{address}" if address else ""
+
+        return ClusterRun(
+            topology="cluster",
+            started_at=self._started_at,
+            processes=[_shown(record) for record in records if not record.one_shot],
+            endpoints=Endpoints(
+                postgres=first("5432", "haproxy", "gateway"),
+                redis=first("6379", "haproxy", "gateway"),
+                rest=url(first("8080", "haproxy", "gateway")),
+                operations=url(first("9090", "storage", "gateway")),
             ),
             user=variables.get("ORBIT_USER", ""),
             database=variables.get("ORBIT_DATABASE", ""),
-            password_file=str(self._folder.secrets) if self._preparation.password_generated else "",
-            processes=[one.record for one in self._running.values()],
+            password_file=str(self._folder.password) if variables.get("ORBIT_PASSWORD") else "",
+            state_dir=str(self._folder.path),
+            compose_files=[str(path.resolve()) for path in self._options.files],
             not_run=list(self._preparation.not_run),
         )
+
+
+def _shown(record: ProcessRecord) -> ClusterProcess:
+    return ClusterProcess(
+        service=record.service,
+        name=record.name,
+        node_id=record.node_id,
+        pid=record.pid,
+        start_ticks=record.start_ticks,
+        ports={PORT_NAMES.get(port, port) if record.own else port: number for port, number in record.ports.items()},
+        log=record.log,
+    )
 
 
 def _late(unready: list[_Running], pending: list[Prepared]) -> str:
@@ -435,10 +460,11 @@ def _refuse_other_engine(run_file: Path, folder: Folder) -> None:
     described = json.loads(run_file.read_bytes())
     if described.get("state_dir") == str(folder.path):
         return
-    if alive := [one for one in described.get("processes", ()) if Path(f"/proc/{one['pid']}").exists()]:
-        raise RunnerError(f"{run_file} says that another engine runs here (process {alive[0]['pid']}): stop it first")
+    for one in described.get("processes", ()):
+        if process.Identity(one["pid"], one["start_ticks"]).alive():
+            raise RunnerError(f"{run_file} says that another engine runs here (process {one['pid']}): stop it first")
 
 
-def json_of(described: RunFile) -> bytes:
+def json_of(described: ClusterRun) -> bytes:
     """Return the run file's text."""
     return msgspec.json.format(msgspec.json.encode(described), indent=2) + b"\n"

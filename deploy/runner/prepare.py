@@ -66,7 +66,6 @@ class Preparation:
     not_run: Sequence[NotRun]
     book: rewrite.AddressBook
     variables: Mapping[str, str]
-    password_generated: bool
 
 
 def prepare(options: Options, folder: Folder, rng: random.Random) -> Preparation:
@@ -75,7 +74,7 @@ def prepare(options: Options, folder: Folder, rng: random.Random) -> Preparation
     Raises RunnerError, ComposeError, InterpolationError, OSError.
     """
     folder.create()
-    variables, generated = _variables(options, folder)
+    variables = _variables(options, folder)
     services = load(options.files, variables)
     defaults = {
         name: value
@@ -111,11 +110,11 @@ def prepare(options: Options, folder: Folder, rng: random.Random) -> Preparation
                 missing.append(f"{instance.name}: {error}")
     if missing:
         raise RunnerError("\n".join(missing))
-    return Preparation(prepared, not_run, book, variables, "ORBIT_PASSWORD" in generated)
+    return Preparation(prepared, not_run, book, variables)
 
 
-def _variables(options: Options, folder: Folder) -> tuple[dict[str, str], dict[str, str]]:
-    """Return (all variables, those generated). The shell wins over secrets.env, which wins over .env."""
+def _variables(options: Options, folder: Folder) -> dict[str, str]:
+    """Return all variables: the shell wins over secrets.env, which wins over .env; secrets given nowhere are made."""
     directory = options.files[0].resolve().parent
     from_files: dict[str, str] = {}
     for name in (".env", "secrets.env"):
@@ -130,7 +129,7 @@ def _variables(options: Options, folder: Folder) -> tuple[dict[str, str], dict[s
     wanted = read_env_file(names.read_text(), {}) if names.exists() else {}
     kept = folder.ensure_secrets(wanted, given)
     generated = {name: value for name, value in kept.items() if not given.get(name)}
-    return {**given, **generated}, generated
+    return given | generated
 
 
 def _assign_ports(

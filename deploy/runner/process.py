@@ -23,15 +23,15 @@ class StillRunning(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """One process for good. `started_ticks` is its start time as the kernel counts it."""
+    """One process for good. `start_ticks` is its start time as the kernel counts it."""
 
     pid: int
-    started_ticks: int
+    start_ticks: int
 
     def alive(self) -> bool:
         """Return whether this very process runs; one that ended and was not reaped yet does not."""
         stat = _stat(self.pid)
-        return stat is not None and stat[1] == self.started_ticks and stat[0] not in ("Z", "X")
+        return stat is not None and stat[1] == self.start_ticks and stat[0] not in ("Z", "X")
 
     def send(self, number: signal.Signals, *, group: bool) -> bool:
         """Send a signal to the process (and all that it started, with `group`). Returns whether it was there."""

@@ -1,13 +1,14 @@
-"""What the runner remembers in its state folder, and the run file that other tools read.
+"""What the runner remembers in its state folder, and what it adds to the run file that other tools read.
 
     <state>/state.json     the processes that were started: `down` ends exactly these
     <state>/ports.json     the ports once assigned: etcd and others keep their own addresses in their data
-    <state>/secrets.env    generated secrets (mode 0600)
+    <state>/secrets.env    generated secrets
+    <state>/password       the administrator's password alone, which the run file names
     <state>/volumes/..     one folder for each volume
     <state>/services/..    one folder for each instance: rewritten configuration files
     <state>/logs/..        one file for each instance
 
-Owns these formats. Holds no secret outside secrets.env.
+Owns these formats. Holds no secret outside secrets.env and password; only this user may read any of it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import msgspec
 from deploy.runner.interpolate import read_env_file
 from deploy.runner.plan import PortKey
 from deploy.runner.process import Identity
+from orbit.cli.run_file import Process, Run
 
 
 class ProbeRecord(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -40,7 +42,7 @@ class ProcessRecord(msgspec.Struct, frozen=True):
     """The instance: the Compose service's name, with a number when it is scaled."""
     node_id: str
     pid: int
-    started_ticks: int
+    start_ticks: int
     ports: dict[str, int]
     """Loopback port of each container port."""
     log: str
@@ -48,11 +50,12 @@ class ProcessRecord(msgspec.Struct, frozen=True):
     stop_signal: str
     stop_grace_s: float
     one_shot: bool = False
+    own: bool = False
     probe: ProbeRecord = ProbeRecord()
 
     @property
     def identity(self) -> Identity:
-        return Identity(self.pid, self.started_ticks)
+        return Identity(self.pid, self.start_ticks)
 
 
 class NotRun(msgspec.Struct, frozen=True):
@@ -77,28 +80,17 @@ class Ports(msgspec.Struct, frozen=True):
     ports: dict[str, int]
 
 
-class Addresses(msgspec.Struct, frozen=True):
-    """Where clients connect: host:port, and URLs for HTTP. Empty when nothing serves it."""
+class ClusterProcess(Process, frozen=True, kw_only=True):
+    """A process as the run file shows it; `name` is the instance's."""
 
-    postgres: str
-    redis: str
-    rest: str
-    operations: dict[str, str]
-    """Operations endpoint of each of our own processes, by instance."""
+    name: str
 
 
-class RunFile(msgspec.Struct, frozen=True):
-    """The run file (.orbit/run.json): what runs, where it is, and how to connect."""
+class ClusterRun(Run, frozen=True, kw_only=True):
+    """The run file of a cluster: what every run file says, and what only a cluster has."""
 
-    kind: str
     state_dir: str
     compose_files: list[str]
-    addresses: Addresses
-    user: str
-    database: str
-    password_file: str
-    """Where the password is kept, as ORBIT_PASSWORD=..; empty when it came from the environment."""
-    processes: list[ProcessRecord]
     not_run: list[NotRun]
 
 
@@ -111,6 +103,7 @@ class Folder:
         self.volumes = self.path / "volumes"
         self.services = self.path / "services"
         self.secrets = self.path / "secrets.env"
+        self.password = self.path / "password"
         self._state = self.path / "state.json"
         self._ports = self.path / "ports.json"
 
