@@ -154,7 +154,7 @@ def search_path_of(value: str, user: str) -> tuple[str, ...]:
 class Settings:
     """One session's settings. SET LOCAL and SET in a block that rolls back are undone through `mark` and `restore`."""
 
-    __slots__ = ("_defaults", "_values", "changed", "search_path", "user", "zone")
+    __slots__ = ("_defaults", "_initial", "_taken", "_values", "changed", "search_path", "user", "zone")
 
     def __init__(self, user: str, initial: dict[str, str]) -> None:
         self.user = user
@@ -166,6 +166,8 @@ class Settings:
         for name, value in initial.items():
             if (setting := _KNOWN.get(name.lower())) is not None and setting.check is not _fixed:
                 self._defaults[name.lower()] = setting.check(setting.name, value)
+        self._initial = dict(initial)
+        self._taken: dict[str, str] = {}
         self._derive()
 
     def get(self, name: str) -> str:
@@ -199,6 +201,13 @@ class Settings:
             if self._values.get(key, self._defaults[key]) != old:
                 self._put(key, old)
         self._values = dict(mark)
+
+    def take_changes(self) -> dict[str, str] | None:
+        """Return all settings that differ from the defaults, if they have changed since the last call."""
+        if self._values == self._taken:
+            return None
+        self._taken = dict(self._values)
+        return self._initial | self._taken
 
     def everything(self) -> list[tuple[str, str]]:
         """Return (name, value) of every setting, by name."""
