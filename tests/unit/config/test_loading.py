@@ -122,7 +122,7 @@ def test_unknown_names_are_refused_by_name_all_at_once(tmp_path: Path) -> None:
         "surprise = 1\n[query]\nexecutor_thread = 3\n[storage.s4]\nbucket = 'b'\n"
         "[nothing]\n[storage]\ntiers = 4\n[cdc]\n",
     )
-    problems = problems_of({"ORBIT_RETENTION": "1", "HOME": "/root"}, file)
+    problems = problems_of({"ORBIT_RETENTION": "1", "HOME": "/nowhere"}, file)
     assert problems == [
         "ORBIT_RETENTION: unknown environment variable; did you mean ORBIT_REGION?",
         f"surprise: unknown key in {file}",
