@@ -89,6 +89,7 @@ class LeaseKeeper:
         self._beat_at = now()
         self._written: bytes | None = None
         self._late = False
+        self._ended: Lease | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="lease-keeper", daemon=True)
 
@@ -138,7 +139,7 @@ class LeaseKeeper:
     def _run(self) -> None:
         while not self._stopping:
             lease = self._lease
-            if lease is None:
+            if lease is None or lease is self._ended:
                 self._wake.wait()
                 self._wake.clear()
                 continue
@@ -202,11 +203,8 @@ class LeaseKeeper:
         with self._lock:
             if self._lease is lease:
                 self._proven_until = _NEVER
+        self._ended = lease
         self._loop.call_soon_threadsafe(self._tell_lost, lease, reason)
-        # Nothing is left to do for this lease; `keep` or `stop` ends the wait.
-        while self._lease is lease and not self._stopping:
-            self._wake.wait()
-            self._wake.clear()
 
     def _tell_lost(self, lease: Lease, reason: str) -> None:
         if self._lease is lease:
