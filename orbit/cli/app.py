@@ -51,7 +51,7 @@ def up(config: ConfigFile = None) -> None:
 
     def keep(password: str) -> None:
         generated.append(password)
-        typer.echo(f"first start: made the password of the administrator, kept in {folder.password_file}")
+        typer.echo(f"first start: the password of the administrator is kept in {folder.password_file}")
 
     try:
         started = start(folder, environ, keep)

@@ -142,10 +142,12 @@ def _settle_password(folder: StateFolder, config: Config, on_password: Callable[
     if first_start:
         if given:
             folder.write_password(given)
-        elif not kept:
-            password = secrets.token_urlsafe(18)
-            folder.write_password(password)
-            on_password(password)
+        else:
+            # Kept already when an earlier first start failed: shown again, because nothing was created with it yet.
+            if not kept:
+                kept = secrets.token_urlsafe(18)
+                folder.write_password(kept)
+            on_password(kept)
         return ()
     if kept is None:
         return (f"{data} was made elsewhere: its password is not known here, and ORBIT_PASSWORD does not change it",)

@@ -101,6 +101,13 @@ def test_a_generated_password_is_shown_once_and_kept_for_its_owner_only(machine:
     assert machine.given_password() == password
 
 
+def test_a_first_start_that_fails_does_not_use_up_the_showing(machine: Machine) -> None:
+    with pytest.raises(engine.StartFailed):
+        machine.up((*STAND_IN, "refuse"))
+    machine.up()
+    assert machine.shown == [machine.given_password()] * 2
+
+
 def test_a_given_password_is_used_and_later_ones_change_nothing(machine: Machine) -> None:
     assert machine.up(ORBIT_PASSWORD="first").notes == ()
     assert machine.given_password() == "first" == machine.folder.read_password()
