@@ -151,6 +151,12 @@ class ObjectStore:
             answer = await self._client.head_object(Bucket=self.bucket, Key=key)
             return int(answer["ContentLength"])
 
+    async def encryption_of(self, key: str) -> str:
+        """Return how the store says that the object is encrypted, '' for not."""
+        with self._failures(key):
+            answer = await self._client.head_object(Bucket=self.bucket, Key=key)
+            return str(answer.get("ServerSideEncryption", ""))
+
     async def delete(self, key: str) -> None:
         """Delete an object; one that is not there is no error."""
         with self._failures(key):

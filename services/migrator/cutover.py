@@ -124,7 +124,7 @@ class Cutover:
             new = TRANSITIONS[self.state, event]
         except KeyError:
             raise AssertionError(f"{event} in {self.state}") from None
-        self._log.debug("move advanced", old=self.state.value, event=event.value, new=new.value)
+        self._log.debug("move advanced", old=self.state.value, new=new.value, because=event.value)
         self.state = new
 
     async def _copy(self) -> Event:

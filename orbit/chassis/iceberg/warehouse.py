@@ -266,10 +266,15 @@ def _io_properties(settings: WarehouseSettings) -> dict[str, str]:
 
 
 def _with_scheme(location: str, catalog: str) -> str:
-    """Return a folder as a file:// URI; URIs, and a REST catalog's own names, stay as they are."""
-    if "://" in location or catalog == "rest":
-        return location.rstrip("/")
-    return Path(location).absolute().as_uri()
+    """Return a folder as a file:// location; URIs, and a REST catalog's own names, stay as they are.
+
+    Iceberg's file locations are not percent-encoded: every reader takes what follows the scheme as the path.
+    """
+    if "://" not in location and catalog != "rest":
+        location = f"file://{Path(location).absolute()}"
+    if set(location) & set("#?%"):
+        raise NotSupported(f"warehouse {location}: readers of Iceberg disagree on locations with #, ? or % in them")
+    return location.rstrip("/")
 
 
 def _without_password(uri: str) -> str:
