@@ -1,0 +1,676 @@
+"""Scalar expressions: sqlglot's nodes to bound, typed ones.
+
+Owns literals, names, operators, CASE and casts. Calls of functions are in `calls`, subqueries in `subqueries`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Final
+
+from sqlglot import exp
+
+from orbit.kernel.errors import OrbitError
+from orbit.kernel.types import Oid, SqlType
+from services.storage.sql.bind import calls, errors, subqueries
+from services.storage.sql.bind.binder import Binder
+from services.storage.sql.bind.coerce import coerce, unify
+from services.storage.sql.bind.errors import position_of
+from services.storage.sql.bind.names import identifier
+from services.storage.sql.bind.scope import Scope
+from services.storage.sql.bind.tree import (
+    ArrayExpr,
+    ArrayTest,
+    BoolExpr,
+    BoolTest,
+    CaseExpr,
+    Const,
+    DistinctTest,
+    Expression,
+    FunctionCall,
+    InList,
+    NotExpr,
+    NullTest,
+    Parameter,
+)
+from services.storage.sql.bind.type_catalog import (
+    BOOL,
+    ELEMENT_OF,
+    INT4,
+    INT8,
+    NUMERIC,
+    TEXT,
+    UNKNOWN,
+    array_of,
+    display_name,
+    is_array,
+)
+from services.storage.sql.bind.type_names import type_of
+
+MAX_PARAMETERS: Final = 65535
+
+
+def bind(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+    """Return the bound expression. Raises OrbitError with PostgreSQL's SQLSTATE, wording and position."""
+    handler = _HANDLERS.get(type(node))
+    if handler is None:
+        if isinstance(node, exp.Query):
+            return subqueries.bind_scalar(binder, scope, node)
+        raise errors.unsupported(f"expression {node.key.upper()}", node)
+    return handler(binder, scope, node)
+
+
+def bind_boolean(binder: Binder, scope: Scope, node: exp.Expression, construct: str) -> Expression:
+    return binder.boolean(bind(binder, scope, node), construct, position_of(node))
+
+
+# Literals and names
+
+
+def _literal(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+    text = node.name
+    if node.args.get("is_string"):
+        return Const(UNKNOWN, text)
+    if text.isdigit():
+        value = int(text)
+        if value < 1 << 31:
+            return Const(INT4, value)
+        if value < 1 << 63:
+            return Const(INT8, value)
+        return Const(NUMERIC, Decimal(text))
+    number = Decimal(text)
+    exponent = number.as_tuple().exponent
+    assert isinstance(exponent, int)
+    # 1e3 is 1000: a numeric never has a negative scale.
+    return Const(NUMERIC, number.quantize(Decimal(1)) if exponent > 0 and number else number)
+
+
+def _string(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+    return Const(UNKNOWN, node.name)
+
+
+def _adjacent_strings(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+    if not all(isinstance(item, exp.Literal) and item.is_string for item in node.expressions):
+        raise errors.unsupported("CONCAT of this form", node)
+    return Const(UNKNOWN, "".join(item.name for item in node.expressions))
+
+
+def _unicode_string(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+    text = node.name
+    if "\\" not in text:
+        return Const(UNKNOWN, text)
+    raise errors.unsupported("U& string with escapes", node)
+
+
+def _null(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+    return Const(UNKNOWN, None)
+
+
+def _boolean(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+    return Const(BOOL, bool(node.this))
+
+
+def _parameter(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+    number = node.name
+    if not number.isdigit() or not 1 <= int(number) <= MAX_PARAMETERS:
+        raise OrbitError(f"there is no parameter ${number}", sqlstate="42P02", position=position_of(node))
+    index = int(number) - 1
+    return Parameter(binder.parameters.type_of(index), index)
+
+
+_KEYWORD_FUNCTIONS: Final = frozenset(("user", "current_role", "current_schema", "current_catalog", "session_user"))
+
+
+def _column(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+    binder.refuse_unhandled(node, "this", "table", "db")
+    if isinstance(node.this, exp.Star):
+        raise OrbitError("row expansion via \"*\" is not supported here", sqlstate="0A000", position=position_of(node))
+    name = identifier(node.this)
+    position = position_of(node)
+    table = node.args.get("table")
+    if table is not None:
+        schema = node.args.get("db")
+        found = scope.qualified(identifier(schema) if schema is not None else None, identifier(table), name, position)
+        return found.expression
+    column = scope.column(name, position)
+    if column is not None:
+        return column.expression
+    if name in _KEYWORD_FUNCTIONS and not node.this.args.get("quoted"):
+        return binder.function(name, [], position)
+    if scope.item(None, name) is not None:
+        raise errors.unsupported(f'whole-row reference to "{name}"', node)
+    raise errors.undefined_column(name, position)
+
+
+def _dot(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+    if isinstance(node.this, exp.Identifier) and isinstance(node.expression, exp.Anonymous):
+        schema = identifier(node.this)
+        if schema != "pg_catalog":
+            raise OrbitError(
+                f"function {schema}.{node.expression.name}() does not exist"
+                if binder.context.catalog.schema(schema) is not None
+                else f'schema "{schema}" does not exist',
+                sqlstate="42883" if binder.context.catalog.schema(schema) is not None else "3F000",
+                position=position_of(node),
+            )
+        return calls.bind_call(binder, scope, node.expression)
+    raise errors.unsupported("field selection from a composite value", node)
+
+
+# Operators
+
+
+_BINARY: Final[dict[type[exp.Expression], str]] = {
+    exp.Add: "+",
+    exp.Sub: "-",
+    exp.Mul: "*",
+    exp.Div: "/",
+    exp.Mod: "%",
+    exp.Pow: "^",
+    exp.DPipe: "||",
+    exp.BitwiseAnd: "&",
+    exp.BitwiseOr: "|",
+    exp.BitwiseXor: "#",
+    exp.BitwiseLeftShift: "<<",
+    exp.BitwiseRightShift: ">>",
+    exp.RegexpLike: "~",
+    exp.RegexpILike: "~*",
+}
+COMPARISONS: Final[dict[type[exp.Expression], str]] = {
+    exp.EQ: "=",
+    exp.NEQ: "<>",
+    exp.GT: ">",
+    exp.GTE: ">=",
+    exp.LT: "<",
+    exp.LTE: "<=",
+}
+_NEGATED: Final = {"~": "!~", "~*": "!~*", "~~": "!~~", "~~*": "!~~*"}
+_MISSING_OPERATORS: Final[dict[type[exp.Expression], str]] = {
+    exp.ArrayContainsAll: "@>",
+    exp.ArrayContainedBy: "<@",
+    exp.ArrayOverlaps: "&&",
+    exp.JSONBContains: "?",
+    exp.JSONBExtract: "#>",
+    exp.JSONBExtractScalar: "#>>",
+}
+
+
+def _binary(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+    name = _BINARY[type(node)]
+    # Chains of one operator lean to the left; they are bound in a loop, so that their length costs no stack.
+    chain: list[exp.Expression] = []
+    current: exp.Expression = node
+    while type(current) is type(node):
+        chain.append(current)
+        current = current.this
+    left = bind(binder, scope, current)
+    for link in reversed(chain):
+        right = bind(binder, scope, link.expression)
+        left = binder.operator(name, (left, right), operator_position(link))
+    return left
+
+
+def operator_position(node: exp.Expression) -> int | None:
+    # sqlglot keeps no position for operators; the start of the left side is the nearest that we know.
+    return position_of(node)
+
+
+def _comparison(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+    name = COMPARISONS[type(node)]
+    left, right = node.this, node.expression
+    if type(left) in COMPARISONS or type(right) in COMPARISONS:
+        raise OrbitError(f'syntax error at or near "{name}"', sqlstate="42601", position=position_of(right))
+    if isinstance(right, exp.Any | exp.All) or (isinstance(right, exp.Anonymous) and right.name.lower() == "some"):
+        return _quantified(binder, scope, name, left, right)
+    if _is_row(left) or _is_row(right):
+        return subqueries.compare_rows(binder, scope, name, left, right)
+    return compare(binder, name, bind(binder, scope, left), bind(binder, scope, right), operator_position(node))
+
+
+def compare(binder: Binder, name: str, left: Expression, right: Expression, position: int | None) -> Expression:
+    return binder.operator(name, (left, right), position)
+
+
+def _is_row(node: exp.Expression) -> bool:
+    return isinstance(node, exp.Tuple) or (isinstance(node, exp.Anonymous) and node.name.lower() == "row")
+
+
+def _quantified(
+    binder: Binder, scope: Scope, name: str, left: exp.Expression, right: exp.Expression
+) -> Expression:
+    every = isinstance(right, exp.All)
+    inner = right.expressions[0] if isinstance(right, exp.Anonymous) else right.this
+    while isinstance(inner, exp.Paren):
+        inner = inner.this
+    if isinstance(inner, exp.Query) and not (isinstance(inner, exp.Subquery) and inner.args.get("alias")):
+        return subqueries.bind_quantified(binder, scope, name, left, inner, every)
+    value = bind(binder, scope, left)
+    array = bind(binder, scope, inner)
+    return array_test(binder, name, value, array, every, position_of(left))
+
+
+def array_test(
+    binder: Binder, name: str, value: Expression, array: Expression, every: bool, position: int | None
+) -> Expression:
+    """Bind `value operator ANY (array)`."""
+    if array.type.oid == Oid.UNKNOWN:
+        element = SqlType(value.type.oid if value.type.oid != Oid.UNKNOWN else Oid.TEXT)
+        wanted = array_of(element.oid)
+        if wanted is None:
+            raise errors.undefined_operator(name, [value.type, array.type], position)
+        array = binder.coerce(array, SqlType(wanted), "i", position)
+    if not is_array(array.type.oid):
+        raise OrbitError("op ANY/ALL (array) requires array on right side", sqlstate="42809", position=position)
+    element = SqlType(ELEMENT_OF[array.type.oid])
+    probe = Const(element, None)
+    signature, converted, _ = binder.operator_parts(name, (value, probe), position)
+    wanted_element = converted[1].type
+    if wanted_element.oid != element.oid:
+        array_oid = array_of(wanted_element.oid)
+        assert array_oid is not None
+        array = binder.coerce(array, SqlType(array_oid), "e", position)
+    return ArrayTest(BOOL, converted[0], array, signature, every)
+
+
+def _like(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+    name = "~~" if isinstance(node, exp.Like) else "~~*"
+    negate = bool(node.args.get("negate"))
+    name = _NEGATED[name] if negate else name
+    right = node.expression
+    if isinstance(right, exp.Any | exp.All):
+        return _quantified(binder, scope, name, node.this, right)
+    return binder.operator(name, (bind(binder, scope, node.this), bind(binder, scope, right)), operator_position(node))
+
+
+def _escape(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+    like = node.this
+    if not isinstance(like, exp.Like | exp.ILike):
+        raise errors.unsupported("ESCAPE on this operator", node)
+    escape = node.expression
+    if not (isinstance(escape, exp.Literal) and escape.is_string):
+        raise errors.unsupported("LIKE with a computed ESCAPE", node)
+    if len(escape.name) > 1:
+        raise OrbitError(
+            "invalid escape string", sqlstate="22019", hint="Escape string must be empty or one character."
+        )
+    pattern = bind(binder, scope, like.expression)
+    if not isinstance(pattern, Const):
+        if escape.name != "\\":
+            raise errors.unsupported("LIKE with ESCAPE and a computed pattern", node)
+        return _like(binder, scope, like)
+    name = "~~" if isinstance(like, exp.Like) else "~~*"
+    name = _NEGATED[name] if like.args.get("negate") else name
+    if pattern.value is not None:
+        pattern = Const(UNKNOWN, _with_backslashes(str(pattern.value), escape.name))
+    return binder.operator(name, (bind(binder, scope, like.this), pattern), operator_position(node))
+
+
+def _with_backslashes(pattern: str, escape: str) -> str:
+    """Rewrite a LIKE pattern from its own escape character to the backslash."""
+    parts: list[str] = []
+    at = 0
+    while at < len(pattern):
+        char = pattern[at]
+        if escape and char == escape:
+            at += 1
+            if at >= len(pattern):
+                raise OrbitError("LIKE pattern must not end with escape character", sqlstate="22025")
+            parts.append("\\" + pattern[at])
+        else:
+            parts.append("\\\\" if char == "\\" else char)
+        at += 1
+    return "".join(parts)
+
+
+def _negative(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+    operand = node.this
+    if isinstance(operand, exp.Literal) and not operand.is_string:
+        # The sign belongs to the literal: -2147483648 is an integer, although 2147483648 is not.
+        number = _literal(binder, scope, operand)
+        assert isinstance(number, Const)
+        value = -number.value
+        if number.type.oid == Oid.NUMERIC and (value.as_tuple().exponent != 0 or value < -(1 << 63)):
+            return Const(NUMERIC, value if value else abs(value))
+        whole = int(value)
+        return Const(INT4 if whole >= -(1 << 31) else INT8, whole)
+    return binder.operator("-", (bind(binder, scope, operand),), operator_position(node))
+
+
+def _prefix(name: str) -> Callable[[Binder, Scope, exp.Expression], Expression]:
+    def handle(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+        return binder.operator(name, (bind(binder, scope, node.this),), operator_position(node))
+
+    return handle
+
+
+def _cbrt(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+    return binder.function("cbrt", (bind(binder, scope, node.this),), operator_position(node))
+
+
+def _json_arrow(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+    name = "->" if isinstance(node, exp.JSONExtract) else "->>"
+    key = node.expression
+    right: Expression
+    if isinstance(key, exp.JSONPath):
+        last = key.expressions[-1]
+        if len(key.expressions) != 2 or not isinstance(last, exp.JSONPathKey | exp.JSONPathSubscript):
+            raise errors.unsupported(f"operator {name} with a path", node)
+        right = Const(INT4, int(last.this)) if isinstance(last, exp.JSONPathSubscript) else Const(UNKNOWN, str(last.this))
+    else:
+        right = bind(binder, scope, key)
+    return binder.operator(name, (bind(binder, scope, node.this), right), operator_position(node))
+
+
+def _named_operator(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+    name = str(node.args["operator"]).removeprefix("pg_catalog.")
+    return binder.operator(name, (bind(binder, scope, node.this), bind(binder, scope, node.expression)), operator_position(node))
+
+
+def _missing_operator(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+    raise errors.unsupported(f"operator {_MISSING_OPERATORS[type(node)]}", node)
+
+
+# Logic
+
+
+def _and_or(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+    word = "and" if isinstance(node, exp.And) else "or"
+    leaves: list[exp.Expression] = []
+    pending: list[exp.Expression] = [node]
+    while pending:
+        current = pending.pop()
+        if type(current) is type(node):
+            pending.extend((current.expression, current.this))
+        else:
+            leaves.append(current)
+    args: list[Expression] = []
+    for leaf in leaves:
+        bound = bind_boolean(binder, scope, leaf, word.upper())
+        if isinstance(bound, BoolExpr) and bound.operator == word:
+            args.extend(bound.args)
+        else:
+            args.append(bound)
+    return BoolExpr(BOOL, word, tuple(args))
+
+
+_FLIPPED: Final = (InList, NullTest, BoolTest, DistinctTest)
+
+
+def _not(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+    inner = node.this
+    if isinstance(inner, exp.RegexpLike | exp.RegexpILike):
+        name = _NEGATED[_BINARY[type(inner)]]
+        right = inner.expression
+        if isinstance(right, exp.Any | exp.All):
+            return _quantified(binder, scope, name, inner.this, right)
+        return binder.operator(name, (bind(binder, scope, inner.this), bind(binder, scope, right)), operator_position(inner))
+    return NotExpr(BOOL, bind_boolean(binder, scope, inner, "NOT"))
+
+
+def _is(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+    negated = bool(node.args.get("negate"))
+    test = node.expression
+    if isinstance(test, exp.Null):
+        if _is_row(node.this):
+            raise errors.unsupported("IS NULL of a row", node)
+        return NullTest(BOOL, binder.settled(bind(binder, scope, node.this)), negated)
+    if isinstance(test, exp.Boolean):
+        value = bind_boolean(binder, scope, node.this, f"IS {'NOT ' if negated else ''}{str(bool(test.this)).upper()}")
+        return BoolTest(BOOL, value, bool(test.this), negated)
+    raise errors.unsupported(f"IS {test.sql('postgres').upper()}", node)
+
+
+def _distinct_from(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+    args = (bind(binder, scope, node.this), bind(binder, scope, node.expression))
+    signature, converted, _ = binder.operator_parts("=", args, operator_position(node))
+    return DistinctTest(BOOL, converted[0], converted[1], signature, isinstance(node, exp.NullSafeEQ))
+
+
+def _between(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+    position = operator_position(node)
+    value = bind(binder, scope, node.this)
+    low, high = bind(binder, scope, node.args["low"]), bind(binder, scope, node.args["high"])
+
+    def within(bottom: Expression, top: Expression) -> Expression:
+        return BoolExpr(
+            BOOL,
+            "and",
+            (binder.operator(">=", (value, bottom), position), binder.operator("<=", (value, top), position)),
+        )
+
+    if node.args.get("symmetric"):
+        return BoolExpr(BOOL, "or", (within(low, high), within(high, low)))
+    return within(low, high)
+
+
+def _in(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+    binder.refuse_unhandled(node, "this", "expressions", "query")
+    query = node.args.get("query")
+    if query is not None:
+        return subqueries.bind_quantified(binder, scope, "=", node.this, query, False)
+    if _is_row(node.this):
+        tests = [subqueries.compare_rows(binder, scope, "=", node.this, item) for item in node.expressions]
+        return tests[0] if len(tests) == 1 else BoolExpr(BOOL, "or", tuple(tests))
+    value = bind(binder, scope, node.this)
+    items = [bind(binder, scope, item) for item in node.expressions]
+    position = operator_position(node)
+    try:
+        _, unified = unify(binder.parameters, [value, *items], "IN", [position] * (len(items) + 1))
+    except OrbitError:
+        # No common type: each item is compared by an operator of its own, as PostgreSQL does.
+        tests = [binder.operator("=", (value, item), position) for item in items]
+        return tests[0] if len(tests) == 1 else BoolExpr(BOOL, "or", tuple(tests))
+    signature, converted, _ = binder.operator_parts("=", (unified[0], unified[1]), position)
+    wanted = converted[1].type
+    members = tuple(binder.coerce(item, SqlType(wanted.oid), "i", position) if item.type.oid != wanted.oid else item for item in unified[1:])
+    return InList(BOOL, converted[0], members, signature, False)
+
+
+def _case(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+    operand = bind(binder, scope, node.this) if node.this is not None else None
+    conditions: list[Expression] = []
+    results: list[Expression] = []
+    nodes: list[exp.Expression] = []
+    for branch in node.args["ifs"]:
+        if operand is None:
+            conditions.append(bind_boolean(binder, scope, branch.this, "CASE/WHEN"))
+        else:
+            right = bind(binder, scope, branch.this)
+            conditions.append(binder.operator("=", (operand, right), position_of(branch.this)))
+        results.append(bind(binder, scope, branch.args["true"]))
+        nodes.append(branch.args["true"])
+    default = node.args.get("default")
+    results.append(Const(UNKNOWN, None) if default is None else bind(binder, scope, default))
+    # PostgreSQL puts ELSE first when it chooses the type.
+    ordered = [results[-1], *results[:-1]]
+    positions = [position_of(item) for item in (default or node, *nodes)]
+    target, converted = unify(binder.parameters, ordered, "CASE", positions)
+    return CaseExpr(target, tuple(zip(conditions, converted[1:], strict=True)), converted[0])
+
+
+# Casts, arrays and special syntax
+
+
+def _cast(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+    target = type_of(node.args["to"])
+    inner = node.this
+    position = position_of(node.args["to"])
+    if isinstance(inner, exp.Array) and is_array(target.oid):
+        element = SqlType(ELEMENT_OF[target.oid], target.modifier)
+        items = tuple(binder.coerce(bind(binder, scope, item), element, "e", position) for item in inner.expressions)
+        return ArrayExpr(SqlType(target.oid), items)
+    value = bind(binder, scope, inner)
+    return binder.coerce(value, target, "e", position_of(inner) if isinstance(value, Const) else position)
+
+
+def _interval(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+    text = node.this
+    if not (isinstance(text, exp.Literal) and text.is_string):
+        raise errors.unsupported("INTERVAL of an expression", node)
+    unit = node.args.get("unit")
+    if unit is None:
+        value = text.name
+    elif isinstance(unit, exp.Var):
+        value = f"{text.name} {unit.name.lower()}"
+    else:
+        raise errors.unsupported("INTERVAL with a range of fields", node)
+    return binder.coerce(Const(UNKNOWN, value), SqlType(Oid.INTERVAL), "e", position_of(node))
+
+
+def _array(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+    items = [bind(binder, scope, item) for item in node.expressions]
+    if len(items) == 1 and isinstance(node.expressions[0], exp.Query):
+        return subqueries.bind_array(binder, scope, node.expressions[0])
+    if not items:
+        raise OrbitError(
+            "cannot determine type of empty array",
+            sqlstate="42P18",
+            hint="Explicitly cast to the desired type, for example ARRAY[]::integer[].",
+            position=position_of(node),
+        )
+    target, converted = unify(binder.parameters, items, "ARRAY", [position_of(item) for item in node.expressions])
+    array = array_of(target.oid)
+    if array is None:
+        raise errors.unsupported(f"array of {display_name(target)}", node)
+    return ArrayExpr(SqlType(array), tuple(converted))
+
+
+def _bracket(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+    array = bind(binder, scope, node.this)
+    index = node.expressions[0] if len(node.expressions) == 1 else None
+    if index is None or isinstance(index, exp.Slice) or not is_array(array.type.oid):
+        raise errors.unsupported("subscripting of this form", node)
+    # sqlglot has moved a literal subscript to count from 0.
+    offset = 1 if isinstance(index, exp.Literal) else 0
+    at = bind(binder, scope, index)
+    at = Const(INT4, at.value + offset) if isinstance(at, Const) and isinstance(at.value, int) else at
+    if offset == 0 and not isinstance(at, Const):
+        at = _undo_shift(at)
+    element = SqlType(ELEMENT_OF[array.type.oid])
+    return FunctionCall(element, calls.SUBSCRIPT, (array, binder.coerce(at, INT4, "a", position_of(index))))
+
+
+def _undo_shift(at: Expression) -> Expression:
+    if isinstance(at, FunctionCall) and at.signature.name == "-" and at.args[1] == Const(INT4, 1):
+        return at.args[0]
+    return at
+
+
+def _collate(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+    name = node.expression.name if not isinstance(node.expression, exp.Dot) else node.expression.expression.name
+    if name not in ("C", "POSIX", "default", "ucs_basic"):
+        raise errors.unsupported(f'collation "{name}"', node)
+    return binder.settled(bind(binder, scope, node.this))
+
+
+def _at_time_zone(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+    args = (bind(binder, scope, node.args["zone"]), bind(binder, scope, node.this))
+    return binder.function("timezone", args, position_of(node))
+
+
+def _paren(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+    return bind(binder, scope, node.this)
+
+
+def _keyword(name: str) -> Callable[[Binder, Scope, exp.Expression], Expression]:
+    def handle(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+        if node.this is not None:
+            raise errors.unsupported(f"{name.upper()} with a precision", node)
+        if name in ("current_date", "localtimestamp", "localtime"):
+            target = {"current_date": Oid.DATE, "localtimestamp": Oid.TIMESTAMP, "localtime": Oid.TIME}[name]
+            return binder.coerce(binder.function("now", [], None), SqlType(target), "e")
+        return binder.function("now" if name == "current_timestamp" else name, [], None)
+
+    return handle
+
+
+def _refuse(feature: str) -> Callable[[Binder, Scope, exp.Expression], Expression]:
+    def handle(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+        raise errors.unsupported(feature, node)
+
+    return handle
+
+
+def _default_keyword(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+    if node.name.upper() == "DEFAULT":
+        raise OrbitError("DEFAULT is not allowed in this context", sqlstate="42601", position=position_of(node))
+    raise errors.unsupported(f"keyword {node.name}", node)
+
+
+def _text_of(binder: Binder, value: Expression) -> Expression:
+    converted = coerce(binder.parameters, value, TEXT, "i")
+    return value if converted is None else converted
+
+
+_HANDLERS: Final[dict[type[exp.Expression], Callable[[Binder, Scope, exp.Expression], Expression]]] = {
+    exp.Literal: _literal,
+    exp.RawString: _string,
+    exp.ByteString: _string,
+    exp.National: _string,
+    exp.UnicodeString: _unicode_string,
+    exp.Concat: _adjacent_strings,
+    exp.Null: _null,
+    exp.Boolean: _boolean,
+    exp.Parameter: _parameter,
+    exp.Column: _column,
+    exp.Dot: _dot,
+    exp.Paren: _paren,
+    exp.Neg: _negative,
+    exp.BitwiseNot: _prefix("~"),
+    exp.Sqrt: _prefix("|/"),
+    exp.Abs: _prefix("@"),
+    exp.Cbrt: _cbrt,
+    exp.Not: _not,
+    exp.And: _and_or,
+    exp.Or: _and_or,
+    exp.Is: _is,
+    exp.NullSafeEQ: _distinct_from,
+    exp.NullSafeNEQ: _distinct_from,
+    exp.Between: _between,
+    exp.In: _in,
+    exp.Like: _like,
+    exp.ILike: _like,
+    exp.Escape: _escape,
+    exp.Case: _case,
+    exp.Cast: _cast,
+    exp.Interval: _interval,
+    exp.Array: _array,
+    exp.Bracket: _bracket,
+    exp.Collate: _collate,
+    exp.AtTimeZone: _at_time_zone,
+    exp.Operator: _named_operator,
+    exp.JSONExtract: _json_arrow,
+    exp.JSONExtractScalar: _json_arrow,
+    exp.CurrentDate: _keyword("current_date"),
+    exp.CurrentTimestamp: _keyword("current_timestamp"),
+    exp.Localtimestamp: _keyword("localtimestamp"),
+    exp.Localtime: _keyword("localtime"),
+    exp.CurrentUser: _keyword("current_user"),
+    exp.SessionUser: _keyword("session_user"),
+    exp.CurrentRole: _keyword("current_role"),
+    exp.CurrentSchema: _keyword("current_schema"),
+    exp.CurrentCatalog: _keyword("current_catalog"),
+    exp.CurrentTime: _refuse("time with time zone"),
+    exp.HexString: _refuse("bit string"),
+    exp.BitString: _refuse("bit string"),
+    exp.SimilarTo: _refuse("SIMILAR TO"),
+    exp.Overlaps: _refuse("OVERLAPS"),
+    exp.Tuple: _refuse("row value"),
+    exp.Var: _default_keyword,
+    exp.Anonymous: calls.bind_call,
+    exp.Extract: calls.bind_extract,
+    exp.Substring: calls.bind_substring,
+    exp.Trim: calls.bind_trim,
+    exp.StrPosition: calls.bind_position,
+    exp.Overlay: calls.bind_overlay,
+    exp.Window: calls.bind_window,
+    exp.Filter: calls.bind_filter,
+    exp.WithinGroup: calls.bind_within_group,
+    exp.Exists: subqueries.bind_exists,
+    exp.Subquery: subqueries.bind_scalar,
+    exp.Select: subqueries.bind_scalar,
+    **dict.fromkeys(_BINARY, _binary),
+    **dict.fromkeys(COMPARISONS, _comparison),
+    **dict.fromkeys(_MISSING_OPERATORS, _missing_operator),
+}

@@ -1,0 +1,1 @@
+"""INSERT, UPDATE and DELETE: bound, then run through the engine's locks."""
