@@ -4,8 +4,8 @@ Owns the request and the reading of its answer:
 
     {"columns": [{"name": "n", "type": "integer"}], "rows": [[1]], "command": "SELECT 1"}
 
-or, where the text held several statements, {"results": [that, ..]}. An error answer carries `message` and `sqlstate`,
-perhaps `detail` and `hint`, at its top or under `error`.
+or, where the text held several statements, {"results": [that, ..]}. An error is
+{"error": {"code": "42P01", "message": "..", "detail": null, "hint": null}}, its code an SQLSTATE.
 """
 
 from __future__ import annotations
@@ -101,12 +101,11 @@ def _result(item: Any) -> Result:
 
 
 def _error(status: int, decoded: Any) -> str:
-    problem = decoded.get("error", decoded) if isinstance(decoded, dict) else decoded
-    if not isinstance(problem, dict):
-        return f"the engine answered {status}: {problem}"
-    message = problem.get("message") or problem.get("detail") or json.dumps(problem)
-    lines = [f"{message} (SQLSTATE {problem['sqlstate']})" if problem.get("sqlstate") else f"{message} (HTTP {status})"]
-    lines += [f"  {name}: {problem[name]}" for name in ("detail", "hint") if problem.get(name) not in (None, message)]
+    problem = decoded.get("error") if isinstance(decoded, dict) else None
+    if not isinstance(problem, dict) or "message" not in problem:
+        return f"the engine answered {status}: {json.dumps(decoded)[:500]}"
+    lines = [f"{problem['message']} ({problem.get('code') or f'HTTP {status}'})"]
+    lines += [f"  {name}: {problem[name]}" for name in ("detail", "hint") if problem.get(name)]
     return "\n".join(lines)
 
 

@@ -50,11 +50,9 @@ class Operations(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if not self.headers.get("Authorization", "").startswith("Basic "):
-            self._reply(401, {"error": {"message": "password authentication failed", "sqlstate": "28P01"}})
+            self._reply(401, {"error": {"message": "password authentication failed", "code": "28P01"}})
         elif body["sql"] == "SELECT boom":
-            self._reply(
-                400, {"error": {"message": 'column "boom" does not exist', "sqlstate": "42703", "hint": "look"}}
-            )
+            self._reply(400, {"error": {"message": 'column "boom" does not exist', "code": "42703", "hint": "look"}})
         else:
             columns = [{"name": "n", "type": "integer"}, {"name": "word", "type": "text"}]
             self._reply(200, {"columns": columns, "rows": [[1, "one"], [22, None]], "command": "SELECT 2"})
