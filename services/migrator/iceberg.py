@@ -243,7 +243,7 @@ class Lake:
 
     def _row_groups(self, file: PlannedFile, only: int | None = None) -> Iterator[tuple[pa.Table, dict[int, str]]]:
         """Yield each row group with the file's column names by field id."""
-        with self._warehouse.failures(self._warehouse.shown):
+        with self._warehouse.failures():
             with pq.ParquetFile(self._warehouse.io.new_input(file.location).open()) as source:
                 names = {field_id(field): field.name for field in source.schema_arrow}
                 columns = None if only is None else [names[only]]

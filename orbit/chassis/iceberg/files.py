@@ -59,13 +59,13 @@ def plan_snapshot(warehouse: Warehouse, metadata_location: str, snapshot_id: int
 
     Raises StoreUnavailable, also when the snapshot has been expired; NotSupported for merge-on-read deletes.
     """
-    with warehouse.failures(warehouse.shown):
+    with warehouse.failures():
         metadata = FromInputFile.table_metadata(warehouse.io.new_input(metadata_location))
     snapshot = metadata.snapshot_by_id(snapshot_id)
     if snapshot is None:
         raise StoreUnavailable(f"{warehouse.shown}: snapshot {snapshot_id} is not in {metadata_location}")
     planned: list[PlannedFile] = []
-    with warehouse.failures(warehouse.shown):
+    with warehouse.failures():
         for manifest in snapshot.manifests(warehouse.io):
             if manifest.content != ManifestContent.DATA:
                 raise NotSupported(f"{warehouse.shown}: merge-on-read deletes in {metadata_location}")
@@ -93,7 +93,7 @@ class DataFileWriter:
         self._warehouse = warehouse
         self._table = table
         self.location = warehouse.data_location(table, name)
-        with warehouse.failures(warehouse.shown):
+        with warehouse.failures():
             self._sink: Any = self._io.new_output(self.location).create(overwrite=True)
             self._writer = pq.ParquetWriter(
                 self._sink,
@@ -116,12 +116,12 @@ class DataFileWriter:
         return int(self._sink.tell())
 
     def write(self, rows: pa.Table) -> None:
-        with self._warehouse.failures(self._warehouse.shown):
+        with self._warehouse.failures():
             self._writer.write_table(rows, row_group_size=ROW_GROUP_ROWS)
 
     def finish(self) -> DataFile:
         """Close the file and return its manifest entry."""
-        with self._warehouse.failures(self._warehouse.shown):
+        with self._warehouse.failures():
             self._writer.close()
             size = self.size_bytes
             self._sink.close()
@@ -147,7 +147,7 @@ class DataFileWriter:
 
     def discard(self) -> None:
         """Give the file up and delete what may be there of it. Raises StoreUnavailable when that fails."""
-        with self._warehouse.failures(self._warehouse.shown):
+        with self._warehouse.failures():
             if (discard := getattr(self._sink, "discard", None)) is not None:
                 discard()
             elif not self._sink.closed:

@@ -33,7 +33,7 @@ from pyiceberg.table.update import (
 from orbit.chassis.iceberg.schema import same_fields
 
 NO_RETRIES: Final = {"commit.retry.num-retries": "0"}
-Failures = Callable[[str], AbstractContextManager[None]]
+Failures = Callable[[], AbstractContextManager[None]]
 
 
 class CommitConflict(Exception):
@@ -52,10 +52,9 @@ class SnapshotNote:
 class IcebergTable:
     """A table at one metadata file. Commits move this object on to the metadata that they made."""
 
-    def __init__(self, table: PyIcebergTable, failures: Failures, shown: str) -> None:
+    def __init__(self, table: PyIcebergTable, failures: Failures) -> None:
         self._table = table
         self._failures = failures
-        self._shown = shown
 
     @property
     def metadata(self) -> TableMetadata:
@@ -117,7 +116,7 @@ class IcebergTable:
         """Commit one snapshot on top of the current one and return its id. Raises CommitConflict."""
         # PyIceberg would retry on top of whatever it finds; these properties stay in this object.
         self._table.metadata = self.metadata.model_copy(update={"properties": {**self.properties, **NO_RETRIES}})
-        with self._failures(self._shown):
+        with self._failures():
             transaction = self._table.transaction()
             try:
                 update = transaction.update_snapshot(snapshot_properties=properties)
@@ -152,7 +151,7 @@ class IcebergTable:
         self._commit((AssertRefSnapshotId(snapshot_id=self.snapshot_id, ref=MAIN_BRANCH),), updates)
 
     def _commit(self, requirements: tuple[TableRequirement, ...], updates: tuple[TableUpdate, ...]) -> None:
-        with self._failures(self._shown):
+        with self._failures():
             try:
                 answer = self._table.catalog.commit_table(self._table, requirements, updates)
             except CommitFailedException as error:

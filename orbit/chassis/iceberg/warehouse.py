@@ -28,6 +28,7 @@ from pyiceberg.exceptions import (
 from pyiceberg.schema import Schema
 from pyiceberg.table import Table as PyIcebergTable
 from pyiceberg.table.locations import load_location_provider
+from requests import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
 from orbit.chassis.iceberg.file_io import ENCRYPTION_PROPERTY, IMPLEMENTATION, KMS_KEY_PROPERTY, OrbitFileIO
@@ -105,17 +106,17 @@ class Warehouse:
     def probe(self) -> None:
         """Raise StoreUnavailable unless both the catalog and the file system answer."""
         catalog = self._connected()
-        with self.failures(self.catalog_shown):
+        with self.failures():
             catalog.list_namespaces()
         if self.settings.catalog == "rest":
             return
-        with self.failures(self.shown):
+        with self.failures():
             self.io.new_input(f"{self.location}/probe").exists()
 
     def table(self, identifier: Identifier) -> IcebergTable | None:
         """Return the table of that name as it is now, or None."""
         catalog = self._connected()
-        with self.failures(self.catalog_shown):
+        with self.failures():
             try:
                 return self._wrapped(catalog.load_table(identifier))
             except NoSuchTableError:
@@ -124,7 +125,7 @@ class Warehouse:
     def identifiers(self) -> list[Identifier]:
         """Return the names of all tables."""
         catalog = self._connected()
-        with self.failures(self.catalog_shown):
+        with self.failures():
             spaces = [space for space in catalog.list_namespaces() if len(space) == 1]
             names = [name for space in spaces for name in catalog.list_tables(space)]
         return [(name[0], name[-1]) for name in names]
@@ -137,7 +138,7 @@ class Warehouse:
         PyIceberg numbers the fields of a new table by itself; the commit that follows puts our numbers back.
         """
         catalog = self._connected()
-        with self.failures(self.catalog_shown):
+        with self.failures():
             self._ensure_namespace(catalog, identifier[0])
             where = None if self.settings.catalog == "rest" else f"{self.location}/{folder}"
             try:
@@ -151,7 +152,7 @@ class Warehouse:
     def rename(self, identifier: Identifier, new: Identifier) -> IcebergTable:
         """Rename a table. Raises CommitConflict when it is gone or the new name is taken by now."""
         catalog = self._connected()
-        with self.failures(self.catalog_shown):
+        with self.failures():
             self._ensure_namespace(catalog, new[0])
             try:
                 return self._wrapped(catalog.rename_table(identifier, new))
@@ -161,7 +162,7 @@ class Warehouse:
     def register(self, identifier: Identifier, metadata_location: str) -> IcebergTable:
         """Name a table that the catalog has lost, from its metadata file. Raises CommitConflict for a taken name."""
         catalog = self._connected()
-        with self.failures(self.catalog_shown):
+        with self.failures():
             self._ensure_namespace(catalog, identifier[0])
             try:
                 return self._wrapped(catalog.register_table(identifier, metadata_location))
@@ -175,7 +176,7 @@ class Warehouse:
 
     def delete(self, location: str) -> None:
         """Delete one file; one that is not there is no error."""
-        with self.failures(self.shown):
+        with self.failures():
             try:
                 self.io.delete(location)
             except FileNotFoundError:
@@ -183,25 +184,27 @@ class Warehouse:
 
     def list_folder(self, location: str) -> list[str]:
         """Return the locations of the files in a folder (not below), empty when there is none."""
-        with self.failures(self.shown):
+        with self.failures():
             scheme, host, path = self.io.parse_location(location, self.io.properties)
             found = self.io.fs_by_scheme(scheme, host).get_file_info(pafs.FileSelector(path, allow_not_found=True))
             return [f"{location}/{info.base_name}" for info in found if info.type == pafs.FileType.File]
 
     @contextmanager
-    def failures(self, part: str) -> Iterator[None]:
+    def failures(self) -> Iterator[None]:
         """Turn what the libraries below raise into StoreUnavailable. Our own errors and conflicts pass."""
         try:
             yield
         except (OSError, SQLAlchemyError, RESTError, NotInstalledError) as error:
-            # requests' errors are OSErrors. The text of SQLAlchemy's may hold the URL: only its class is shown.
+            of_catalog = isinstance(error, (SQLAlchemyError, RESTError, RequestException))
+            part = self.catalog_shown if of_catalog else self.shown
+            # The text of SQLAlchemy's errors may hold the URL, and so a password: only their class is shown.
             text = type(error).__name__ if isinstance(error, SQLAlchemyError) else f"{type(error).__name__}: {error}"
             raise StoreUnavailable(f"{part} is not available: {text[:300]}") from error
 
     def _connected(self) -> Catalog:
         with self._lock:
             if self._catalog is None:
-                with self.failures(self.catalog_shown):
+                with self.failures():
                     self._catalog = self._connect()
             return self._catalog
 
@@ -235,7 +238,7 @@ class Warehouse:
                 raise
 
     def _wrapped(self, table: PyIcebergTable) -> IcebergTable:
-        return IcebergTable(table, self.failures, self.catalog_shown)
+        return IcebergTable(table, self.failures)
 
 
 def _io_properties(settings: WarehouseSettings) -> dict[str, str]:

@@ -199,7 +199,7 @@ class ColdReader:
     @contextmanager
     def _opened(self, file: PlannedFile) -> Iterator[_Source]:
         scheme, _, path = file.location.rpartition("://")
-        with self._warehouse.failures(self._warehouse.shown):
+        with self._warehouse.failures():
             if scheme in ("", "file"):
                 yield _Source(Path(path), None)
                 return
@@ -213,7 +213,7 @@ class ColdReader:
                 return self._store(bucket).get_ranges(key, spans)
             except ObjectMissing as error:
                 raise StoreUnavailable(f"cold data file is missing: {error.message}") from error
-        with self._warehouse.failures(self._warehouse.shown), self._warehouse.io.new_input(location).open() as stream:
+        with self._warehouse.failures(), self._warehouse.io.new_input(location).open() as stream:
             parts = []
             for offset, length in spans:
                 stream.seek(offset)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import duckdb
@@ -217,16 +218,18 @@ async def test_truncated_table_starts_anew_and_nothing_is_destroyed(local_world:
     assert len(world.warehouse.identifiers()) == 2, "the old table is set aside"
 
 
+def lose_catalog(world: World) -> None:
+    world.warehouse.close()
+    Path(urlsplit(world.settings.catalog_uri).path[1:]).unlink()
+
+
 async def test_lost_catalog_is_written_again_from_the_log(local_world: World) -> None:
     world, table = local_world, make_table()
     world.moves.create(table)
     world.moves.insert(table, [simple_row(n) for n in range(5)], segment=1)
     world.age()
     await world.migrator().turn()
-    world.warehouse.close()
-    path = urlsplit(world.settings.catalog_uri).path[1:]
-    with open(path, "wb"):
-        pass
+    lose_catalog(world)
     world.moves.insert(table, [simple_row(n) for n in range(5, 8)], segment=2)
     world.age()
     await world.migrator().turn()
