@@ -120,7 +120,7 @@ class EtcdClient:
         away, yields a fresh Listing. Raises EtcdDenied and EtcdRejected; unreachable endpoints are tried for ever.
         """
         next_revision = 0
-        backoff_s = BACKOFF_FIRST_S
+        backoff_s, interrupted = BACKOFF_FIRST_S, False
         while True:
             try:
                 if next_revision == 0:
@@ -129,7 +129,7 @@ class EtcdClient:
                     yield listing
                 async with contextlib.aclosing(self._changes(prefix, next_revision)) as stream:
                     async for changes in stream:
-                        backoff_s = BACKOFF_FIRST_S
+                        backoff_s, interrupted = BACKOFF_FIRST_S, False
                         if changes.events:
                             next_revision = changes.revision + 1
                         yield changes
@@ -137,7 +137,9 @@ class EtcdClient:
                 _log.info("etcd watch restarts from a listing", prefix=prefix, revision=next_revision)
                 next_revision = 0
             except EtcdUnavailable as error:
-                _log.info("etcd watch interrupted", prefix=prefix, reason=str(error))
+                if not interrupted:
+                    _log.info("etcd watch interrupted", prefix=prefix, reason=str(error))
+                interrupted = True
                 yield Interrupted(str(error))
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(backoff_s * 2, BACKOFF_LIMIT_S)
@@ -171,8 +173,9 @@ class EtcdClient:
             self._connections.forget_token_if_refused(error)
             raise EtcdUnavailable(f"etcd {endpoint.name}: watch: {_reason(error)}") from error
         except asyncio.CancelledError:
-            if not probe.silent:
-                raise
+            task = asyncio.current_task()
+            if not probe.silent or (task is not None and task.cancelling()):
+                raise  # Somebody wants the watch to end; the probe has not cancelled the call, or not alone.
             self._connections.rotate(endpoint)
             raise EtcdUnavailable(f"etcd {endpoint.name}: watch: no answer within {2 * WATCH_PROBE_S:g} s") from None
         finally:

@@ -34,8 +34,8 @@ LAG_LIMIT_S: Final = 1.0
 PREFERENCE_S: Final = 0.15
 """A candidate lets the preferred leader, if it lives, go first by this much."""
 
-UNPLACED_S: Final = 1.0
-"""A node outside the shard's placement waits this long: it leads only if no placed node does."""
+UNPLACED_S: Final = 0.3
+"""A node outside the shard's placement lets placed nodes that live go first by this much."""
 
 JITTER_S: Final = 0.01
 
@@ -49,7 +49,8 @@ def campaign_delay_s(world: World, shard: int, node_id: str, applied_sequence: i
     wanted = world.handover(shard) or (record.value.preferred if record is not None else None)
     if wanted in others:
         delay_s += PREFERENCE_S
-    if record is not None and record.value.placement and node_id not in record.value.placement:
+    # Only for the sake of nodes that live: a plan that nobody keeps up must not delay a failover.
+    if record is not None and node_id not in record.value.placement and others.keys() & set(record.value.placement):
         delay_s += UNPLACED_S
     return delay_s
 

@@ -63,8 +63,7 @@ class Election:
         try:
             while self.reign is None:
                 lease = await self._registration.lease()
-                world = await self._view.until(self._vacant_for(lease))
-                await asyncio.sleep(delay_s(world))
+                await self._await_turn(self._vacant_for(lease), delay_s)
                 await self._try(lease)
         finally:
             self._campaigning = False
@@ -116,6 +115,22 @@ class Election:
         self._take_back_unused(world)
         return False
 
+    async def _await_turn(self, vacant: Callable[[World], bool], delay_s: Callable[[World], float]) -> None:
+        """Return once the key has been vacant for the delay, which is judged anew with each change of the world."""
+        loop = asyncio.get_running_loop()
+        while True:
+            world = await self._view.until(vacant)
+            vacant_at = loop.time()
+            while vacant(world):
+                deadline = vacant_at + delay_s(world)
+                if loop.time() >= deadline:
+                    return
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        world = await self._view.until(lambda now, then=world: now is not then)  # type: ignore[misc]
+                except TimeoutError:
+                    return
+
     def _is_lost(self, world: World) -> bool:
         if self.reign is None or world.revision < self.reign.revision:
             return False
@@ -140,7 +155,7 @@ class Election:
             await asyncio.sleep(RETRY_S)  # The keeper finds out too, and registers again.
             return
         except EtcdError as error:
-            _log.warning("cannot campaign yet", key=self.key, error=str(error))
+            _log.info("cannot campaign yet", key=self.key, error=str(error))
             await asyncio.sleep(RETRY_S)
             return
         revision = outcome.revision

@@ -98,6 +98,7 @@ class EmbeddedCoordination:
             "peers": [],
             "replication_lag_ms": 0,
             "reason": health["reason"],
+            "degraded": None,
             "node": node_id,
             "leader": node_id if health["healthy"] else None,
             "coordinator": None,

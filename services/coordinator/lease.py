@@ -89,6 +89,7 @@ class LeaseKeeper:
         self._beat_at = now()
         self._written: bytes | None = None
         self._late = False
+        self._failing = 0
         self._ended: Lease | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="lease-keeper", daemon=True)
@@ -164,9 +165,7 @@ class LeaseKeeper:
                 raise
             return False
         except EtcdError as error:
-            if not self._stopping:
-                self.failures += 1
-                _log.warning("lease keep-alive failed", lease=f"{lease.lease_id:x}", error=str(error))
+            self._note_failure(lease, error)
             return False
         if term is None:
             self._report_lost(lease, f"its record {lease.record_key} was deleted")
@@ -176,7 +175,19 @@ class LeaseKeeper:
         with self._lock:
             if self._lease is lease:
                 self._proven_until = self._proof_end(lease, sent_at)
+        if self._failing:
+            _log.info("lease keep-alive works again", lease=f"{lease.lease_id:x}", failures=self._failing)
+            self._failing = 0
         return True
+
+    def _note_failure(self, lease: Lease, error: EtcdError) -> None:
+        """Count it; an outage is worth one line, not one for each attempt."""
+        if self._stopping:
+            return
+        self.failures += 1
+        self._failing += 1
+        if self._failing == 1:
+            _log.warning("lease keep-alive failed", lease=f"{lease.lease_id:x}", error=str(error))
 
     def _write_record(self, lease: Lease) -> int | None:
         """Write the record if it has changed, else read it; return the Raft term, or None when it is not ours."""

@@ -111,10 +111,13 @@ def _placement(
         spare.insert(0, leader.node_id)
     while spare and len(kept) < goals.replication_factor:
         kept.append(spare.pop(0))
+    bereft = not any(name in members for name in kept)
     for name in reversed(tuple(kept)):
         known = nodes.get(name)
         given_up = name not in members and (
-            known is None or (not known.value.alive and now_us - known.value.since_us >= goals.replace_after_us)
+            known is None
+            or (not known.value.alive and now_us - known.value.since_us >= goals.replace_after_us)
+            or (bereft and name == kept[-1])  # Nobody is left to lead it: one replica moves at once.
         )
         if given_up and spare:
             kept[kept.index(name)] = spare.pop(0)

@@ -138,6 +138,7 @@ class Registration:
 
     async def _register_again(self) -> None:
         pause_s = RETRY_FIRST_S
+        told = False
         while True:
             try:
                 await self._register()
@@ -146,7 +147,9 @@ class Registration:
             except NodeIdTaken as error:
                 _log.error("cannot register again", key=self._key, error=str(error))
             except EtcdError as error:
-                _log.warning("cannot register yet", key=self._key, error=str(error))
+                if not told:
+                    _log.warning("cannot register yet", key=self._key, error=str(error))
+                    told = True
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, RETRY_LIMIT_S)
 

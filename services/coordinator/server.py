@@ -105,6 +105,7 @@ def status_document(
         "peers": [member.address for name, member in members.items() if name != node_id],
         "replication_lag_ms": max(lags, default=0),
         "reason": reason,
+        "degraded": _degraded(world),
         "node": node_id,
         "leader": None if leader is None else leader.node_id,
         "coordinator": world.active(),
@@ -144,11 +145,16 @@ def _trouble(world: World, connected: bool) -> str | None:
     members = world.members()
     if not members:
         return "no storage node is alive"
-    record = world.shard(DEFAULT_SHARD)
     if world.leader(DEFAULT_SHARD) is None:
         return f"shard {DEFAULT_SHARD} has no leader"
-    if record is not None:
-        alive = sum(1 for name in record.value.placement if name in members)
-        if alive * 2 <= record.value.replication_factor:
-            return f"shard {DEFAULT_SHARD} has {alive} live replicas of {record.value.replication_factor}"
     return None
+
+
+def _degraded(world: World) -> str | None:
+    """Return what is missing from the plan although the cluster serves: the log, not the nodes, holds the majority."""
+    record, members = world.shard(DEFAULT_SHARD), world.members()
+    if record is None:
+        return None
+    alive = sum(1 for name in record.value.placement if name in members)
+    wanted = record.value.replication_factor
+    return None if alive >= wanted else f"shard {DEFAULT_SHARD} has {alive} live replicas of {wanted}"

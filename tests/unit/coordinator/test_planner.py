@@ -120,6 +120,15 @@ def test_a_dead_node_keeps_its_place_when_there_is_no_spare() -> None:
     assert record(store).placement == ("a", "b", "c")
 
 
+def test_a_shard_without_a_live_replica_gets_one_at_once() -> None:
+    goals = Goals(replication_factor=2)
+    store = settled(store_with("a", "b", "c"), goals)
+    store.delete(KEYS.member("a")).delete(KEYS.member("b"))
+    placement = record(settled(store, goals)).placement
+    assert len(placement) == 2
+    assert "c" in placement, "the other dead node keeps its place for a while"
+
+
 def test_a_returning_node_is_alive_again_and_a_moved_one_is_noticed() -> None:
     store = settled(store_with("a", "b", "c"))
     settled(store.delete(KEYS.member("b")))
