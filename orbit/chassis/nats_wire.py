@@ -69,12 +69,12 @@ class Parser:
                         missing = stop + 2 - length
                         break
                     if operation == _H:
-                        body = start + int(words[-2])
-                        reply = words[3] if len(words) == 6 else b""
-                        frames.append((words[2], words[1], reply, data[start:body], data[body:stop]))
+                        _, subject, sid, *reply, header_size, _ = words
+                        body = start + int(header_size)
+                        frames.append((sid, subject, reply[0] if reply else b"", data[start:body], data[body:stop]))
                     else:
-                        reply = words[3] if len(words) == 5 else b""
-                        frames.append((words[2], words[1], reply, NO_HEADERS, data[start:stop]))
+                        _, subject, sid, *reply, _ = words
+                        frames.append((sid, subject, reply[0] if reply else b"", NO_HEADERS, data[start:stop]))
                 except (ValueError, IndexError) as error:
                     raise ProtocolViolation(f"bad message line {data[at:end][:100]!r}") from error
                 at = stop + 2

@@ -30,7 +30,7 @@ from services.storage.log.stream import ApiError, ApiFailed, LogStream, ensure_s
 
 log = structlog.get_logger(__name__)
 
-Durability = Literal["strict", "relaxed"]
+Durability = Literal["checked", "relaxed"]
 
 APPEND_TIMEOUT_S: Final = 5.0
 OPEN_TIMEOUT_S: Final = 30.0
@@ -94,7 +94,7 @@ class JetStreamLog:
         shard: int = DEFAULT_SHARD,
         replicas: int = 1,
         max_bytes: int | None = None,
-        durability: Durability = "strict",
+        durability: Durability = "checked",
         append_timeout_s: float = APPEND_TIMEOUT_S,
         open_timeout_s: float = OPEN_TIMEOUT_S,
     ) -> JetStreamLog:
@@ -110,7 +110,7 @@ class JetStreamLog:
         if durability == "relaxed":
             log.warning("durability is relaxed: acknowledged commits may be lost with a host", stream=stream.name)
         elif system is None:
-            raise ValueError("strict durability needs a connection of the system account")
+            raise ValueError("checked durability needs a connection of the system account")
         else:
             monitor = DurabilityMonitor(connection, system, stream.name)
             await monitor.start()
