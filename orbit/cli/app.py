@@ -124,11 +124,13 @@ def show_config(
 
 @app.command()
 def sql(
-    statement: Annotated[str | None, typer.Argument(help="SQL; without it, standard input is read.")] = None,
-    file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the SQL from a file.")] = None,
+    statement: Annotated[
+        str | None, typer.Argument(help="One SQL statement; without it, standard input is read.")
+    ] = None,
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the statement from a file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the engine's JSON answer as it is.")] = False,
 ) -> None:
-    """Run SQL on the running engine and print the result."""
+    """Run one SQL statement on the running engine and print the result."""
     import sys
 
     from orbit.cli import http, sql_client
@@ -204,7 +206,7 @@ def _summary(run: Run, password: str | None) -> str:
         "",
         f"  PostgreSQL   {run.endpoints.postgres}",
         f"  Redis        {run.endpoints.redis}",
-        f"  REST         {run.endpoints.rest}          (OpenAPI: {run.endpoints.rest}/docs)",
+        f"  REST         {run.endpoints.rest}          (OpenAPI: /openapi.json)",
         f"  operations   {run.endpoints.operations}          (/health, /metrics)",
         "",
         f"  user {run.user}, database {run.database}, password "

@@ -1,11 +1,10 @@
 """Runs SQL for `orbit sql` through the REST gateway's POST /sql.
 
-Owns the request and the reading of its answer:
+Owns the request (one statement) and the reading of its answer:
 
-    {"columns": [{"name": "n", "type": "integer"}], "rows": [[1]], "command": "SELECT 1"}
+    {"columns": [{"name": "n", "type": "integer"}], "rows": [[1]], "tag": "SELECT 1", "row_count": 1}
 
-or, where the text held several statements, {"results": [that, ..]}. An error is
-{"error": {"code": "42P01", "message": "..", "detail": null, "hint": null}}, its code an SQLSTATE.
+An error is {"error": {"code": "42P01", "message": "..", "detail": null, "hint": null}}, its code an SQLSTATE.
 """
 
 from __future__ import annotations
@@ -19,6 +18,8 @@ from orbit.cli import http
 from orbit.cli.run_file import Run
 from orbit.cli.text_table import text_table
 
+NUMERIC_TYPES = {"smallint", "integer", "bigint", "oid", "real", "double precision", "numeric"}
+
 TIMEOUT_SECONDS = 3600.0
 """The engine's own statement limits decide, not the client."""
 
@@ -28,18 +29,14 @@ class SqlFailed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """One statement's outcome. A cell is any JSON value; None is SQL's null."""
-
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Any, ...], ...]
-    command: str
-
-
-@dataclass(frozen=True, slots=True)
 class SqlAnswer:
+    """One statement's outcome. Numbers are kept as the text that came; None is SQL's null."""
+
     raw: str
-    results: tuple[Result, ...]
+    columns: tuple[str, ...]
+    types: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+    tag: str
 
 
 def run_sql(run: Run, text: str) -> SqlAnswer:
@@ -53,51 +50,33 @@ def run_sql(run: Run, text: str) -> SqlAnswer:
     )
     raw = answer.body.decode(errors="replace")
     try:
-        decoded: Any = json.loads(raw)
+        # Numbers stay text: nothing is rounded on the way to the screen.
+        decoded: Any = json.loads(raw, parse_int=str, parse_float=str)
     except ValueError:
         raise SqlFailed(f"the engine answered {answer.status} with no JSON: {raw[:500]}") from None
     if answer.status >= 400:
         raise SqlFailed(_error(answer.status, decoded))
     try:
-        return SqlAnswer(raw, tuple(_result(item) for item in decoded.get("results", [decoded])))
-    except (AttributeError, KeyError, TypeError) as error:
+        columns, types = (tuple(column[key] for column in decoded["columns"]) for key in ("name", "type"))
+        return SqlAnswer(raw, columns, types, tuple(tuple(row) for row in decoded["rows"]), decoded["tag"])
+    except (KeyError, TypeError) as error:
         raise SqlFailed(f"the engine's answer has another shape than POST /sql promises: {raw[:500]}") from error
 
 
 def table(answer: SqlAnswer) -> str:
-    """Return every result as psql would show it: numbers to the right, nulls empty, the command or row count below."""
-    return "\n\n".join(_shown(result) for result in answer.results)
-
-
-def _shown(result: Result) -> str:
-    if not result.columns:
-        return result.command
-    cells = [[_cell(value) for value in row] for row in result.rows]
-    numeric = frozenset(
-        index
-        for index in range(len(result.columns))
-        if result.rows and all(_is_number(row[index]) or row[index] is None for row in result.rows)
-    )
+    """Return the result as psql would show it: numbers to the right, nulls empty, the row count or command tag below."""
+    if not answer.columns:
+        return answer.tag
+    cells = [[_cell(value) for value in row] for row in answer.rows]
+    numeric = frozenset(index for index, name in enumerate(answer.types) if name.partition("(")[0] in NUMERIC_TYPES)
     count = len(cells)
-    return f"{text_table(result.columns, cells, numeric)}\n({count} {'row' if count == 1 else 'rows'})"
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return f"{text_table(answer.columns, cells, numeric)}\n({count} {'row' if count == 1 else 'rows'})"
 
 
 def _cell(value: Any) -> str:
     if value is None:
         return ""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _result(item: Any) -> Result:
-    columns = tuple(column["name"] if isinstance(column, dict) else str(column) for column in item.get("columns") or ())
-    rows = tuple(
-        tuple(row[name] for name in columns) if isinstance(row, dict) else tuple(row) for row in item.get("rows") or ()
-    )
-    return Result(columns, rows, str(item.get("command") or ""))
 
 
 def _error(status: int, decoded: Any) -> str:

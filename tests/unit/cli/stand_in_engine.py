@@ -55,7 +55,7 @@ class Operations(BaseHTTPRequestHandler):
             self._reply(400, {"error": {"message": 'column "boom" does not exist', "code": "42703", "hint": "look"}})
         else:
             columns = [{"name": "n", "type": "integer"}, {"name": "word", "type": "text"}]
-            self._reply(200, {"columns": columns, "rows": [[1, "one"], [22, None]], "command": "SELECT 2"})
+            self._reply(200, {"columns": columns, "rows": [[1, "one"], [22, None]], "tag": "SELECT 2", "row_count": 2})
 
     def _reply(self, status: int, body: object) -> None:
         data = json.dumps(body).encode()
