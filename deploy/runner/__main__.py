@@ -17,7 +17,7 @@ from deploy.runner.cluster import Cluster, end_processes, exclusive, forget, run
 from deploy.runner.compose import ComposeError
 from deploy.runner.interpolate import InterpolationError
 from deploy.runner.prepare import DEFAULT_FILE, Options, RunnerError
-from deploy.runner.probe import HttpProbe
+from deploy.runner.probe import EveryProbe
 from deploy.runner.process import StillRunning
 from deploy.runner.state import ClusterRun, Folder
 from orbit.cli.run_file import StateFolder
@@ -151,9 +151,7 @@ def _status(given: argparse.Namespace) -> int:
     well = True
     for record in state.processes:
         alive = record.identity.alive()
-        complaint = None
-        if alive and record.probe.url:
-            complaint = HttpProbe(record.probe.url, record.probe.any_status).ask()
+        complaint = EveryProbe(tuple(record.probes)).ask() if alive else None
         condition = "running" if alive else "done" if record.one_shot else "dead"
         well = well and complaint is None and (alive or record.one_shot)
         ports = " ".join(f"{port}->{number}" for port, number in record.ports.items())

@@ -33,8 +33,8 @@ import msgspec
 from deploy.runner import process
 from deploy.runner.plan import Instance
 from deploy.runner.prepare import Options, Preparation, Prepared, RunnerError, check_ports, prepare
-from deploy.runner.probe import HttpProbe
-from deploy.runner.state import ClusterProcess, ClusterRun, Folder, ProbeRecord, ProcessRecord, State, write
+from deploy.runner.probe import EveryProbe, HttpProbe, Probe
+from deploy.runner.state import ClusterProcess, ClusterRun, Folder, ProcessRecord, State, write
 from orbit.cli.run_file import Endpoints
 
 TURN_S = 0.03
@@ -185,13 +185,15 @@ class Cluster:
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
         """Send a signal to an instance and all that it started. Raises RunnerError when it does not run.
 
-        After SIGKILL the process is gone when this returns; SIGSTOP pauses it and SIGCONT lets it go on.
+        When this returns, a process is gone after SIGKILL, stands still after SIGSTOP, and goes on after SIGCONT.
         """
         one = self._one(name)
         if not one.record.identity.send(number, group=True):
             raise RunnerError(f"{name} does not run")
         if number is signal.SIGKILL:
             one.child.wait()
+        while number is signal.SIGSTOP and one.record.identity.alive() and not one.record.identity.paused():
+            time.sleep(process.POLL_S)
 
     def restart(self, name: str, timeout_s: float = 60.0) -> None:
         """Start an instance again on its ports and data (ending it first when it runs); return when it is healthy.
@@ -205,6 +207,7 @@ class Cluster:
             self._bring_up([one.prepared], timeout_s)
         finally:
             self._save()
+            write(self._run_file, json_of(self._describe()))
 
     def wait_healthy(self, name: str, timeout_s: float = 60.0) -> None:
         """Return when the instance's health check passes again. Raises RunnerError when it does not in time."""
@@ -310,7 +313,7 @@ class Cluster:
             stop_grace_s=service.stop_grace_s,
             one_shot=service.one_shot,
             own=service.built is not None,
-            probe=ProbeRecord(asked.url, asked.any_status) if isinstance(asked, HttpProbe) else ProbeRecord(),
+            probes=_http_probes(asked),
         )
         one = _Running(prepared, record, child, log_start, time.monotonic())
         one.healthy = asked is None and not service.one_shot
@@ -399,6 +402,12 @@ def _shown(record: ProcessRecord) -> ClusterProcess:
         ports={PORT_NAMES.get(port, port) if record.own else port: number for port, number in record.ports.items()},
         log=record.log,
     )
+
+
+def _http_probes(asked: Probe | None) -> list[HttpProbe]:
+    if isinstance(asked, EveryProbe):
+        return list(asked.probes)
+    return [asked] if isinstance(asked, HttpProbe) else []
 
 
 def _late(unready: list[_Running], pending: list[Prepared]) -> str:

@@ -14,13 +14,17 @@ from urllib.parse import urlsplit
 
 from deploy.runner.compose import HealthCheck
 
+MOST_BODY_BYTES = 1 << 16
+SHOWN_CHARACTERS = 300
+
 
 @dataclass(frozen=True, slots=True)
 class HttpProbe:
-    """Healthy when the URL answers with 2xx or 3xx; with any status at all when `any_status`."""
+    """Healthy when the URL answers with 2xx or 3xx (or any status, with `any_status`) and the body holds `contains`."""
 
     url: str
     any_status: bool = False
+    contains: str = ""
     timeout_s: float = 4.0
 
     def ask(self) -> str | None:
@@ -32,14 +36,25 @@ class HttpProbe:
         try:
             connection.request("GET", (parts.path or "/") + (f"?{parts.query}" if parts.query else ""))
             response = connection.getresponse()
-            body = response.read(300)
+            body = response.read(MOST_BODY_BYTES).decode(errors="replace").strip()
         except (OSError, http.client.HTTPException) as error:
             return f"{self.url}: {error or type(error).__name__}"
         finally:
             connection.close()
-        if self.any_status or 200 <= response.status < 400:
-            return None
-        return f"{self.url} answered {response.status}: {body.decode(errors='replace').strip()}"
+        if not self.any_status and not 200 <= response.status < 400:
+            return f"{self.url} answered {response.status}: {body[:SHOWN_CHARACTERS]}"
+        return None if self.contains in body else f"{self.url} answered without {self.contains}"
+
+
+@dataclass(frozen=True, slots=True)
+class EveryProbe:
+    """Healthy when every one of several is."""
+
+    probes: tuple[HttpProbe, ...]
+
+    def ask(self) -> str | None:
+        """Return None when healthy, else what is wrong with the first that is not."""
+        return next((complaint for one in self.probes if (complaint := one.ask()) is not None), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +88,7 @@ class CommandProbe:
         return said[-1] if said else f"its health check ended with {done.returncode}"
 
 
-Probe = HttpProbe | CommandProbe
+Probe = HttpProbe | EveryProbe | CommandProbe
 
 
 def translated(check: HealthCheck, test: tuple[str, ...], environment: Mapping[str, str]) -> Probe:

@@ -33,6 +33,11 @@ class Identity:
         stat = _stat(self.pid)
         return stat is not None and stat[1] == self.start_ticks and stat[0] not in ("Z", "X")
 
+    def paused(self) -> bool:
+        """Return whether it was stopped by a signal, all of its threads included."""
+        stat = _stat(self.pid)
+        return stat is not None and stat[1] == self.start_ticks and stat[0] == "T"
+
     def send(self, number: signal.Signals, *, group: bool) -> bool:
         """Send a signal to the process (and all that it started, with `group`). Returns whether it was there."""
         if not self.alive():

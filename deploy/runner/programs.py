@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deploy.runner.compose import ComposeError, Service
-from deploy.runner.probe import HttpProbe, Probe
+from deploy.runner.probe import EveryProbe, HttpProbe, Probe
 from deploy.runner.rewrite import LOOPBACK
 
 PORT_VARIABLES = ("METRICS_PORT", "ORBIT_POSTGRES_PORT", "ORBIT_REDIS_PORT", "ORBIT_REST_PORT")
@@ -140,7 +140,9 @@ def _weed(task: Task) -> Launch:
     )
     # Its `mini` mode would take keys from the environment in place of the file's.
     environment = {name: value for name, value in task.environment.items() if not name.startswith(("AWS_", "S3_"))}
-    ready = HttpProbe(f"http://{LOOPBACK}:{s3_port}/", any_status=True)
+    # S3 answers (if only that it wants a signature) before the volumes have been found again: both are asked.
+    volumes = HttpProbe(f"http://{LOOPBACK}:{task.ports['master']}/dir/status", contains='"DataNodes":[{')
+    ready = EveryProbe((HttpProbe(f"http://{LOOPBACK}:{s3_port}/", any_status=True), volumes))
     return Launch(argv, environment, task.folder, ready)
 
 

@@ -22,15 +22,9 @@ import msgspec
 
 from deploy.runner.interpolate import read_env_file
 from deploy.runner.plan import PortKey
+from deploy.runner.probe import HttpProbe
 from deploy.runner.process import Identity
 from orbit.cli.run_file import Process, Run
-
-
-class ProbeRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How `status` asks for health: a URL, or nothing when only a command would tell."""
-
-    url: str = ""
-    any_status: bool = False
 
 
 class ProcessRecord(msgspec.Struct, frozen=True):
@@ -51,7 +45,8 @@ class ProcessRecord(msgspec.Struct, frozen=True):
     stop_grace_s: float
     one_shot: bool = False
     own: bool = False
-    probe: ProbeRecord = ProbeRecord()
+    probes: list[HttpProbe] = []
+    """How `status` asks for health; empty when only a command would tell."""
 
     @property
     def identity(self) -> Identity:
