@@ -64,7 +64,7 @@ def run_sql(run: Run, text: str) -> SqlAnswer:
 
 
 def table(answer: SqlAnswer) -> str:
-    """Return the result as psql would show it: numbers to the right, nulls empty, the row count or command tag below."""
+    """Return the result as psql shows it: numbers to the right, nulls empty, the row count or command tag below."""
     if not answer.columns:
         return answer.tag
     cells = [[_cell(value) for value in row] for row in answer.rows]
