@@ -34,6 +34,9 @@ ROCKSDB_PIECE_BYTES: Final = 4 * 1024 * 1024
 APPLY_TURN_S: Final = 0.005
 """How long a follower applies records before it lets the event loop turn."""
 
+PLAN_CACHE_ENTRIES: Final = 4_096
+"""Plans kept per catalog and search path; the cache starts anew when it is full."""
+
 LEADER_WAIT_S: Final = 15.0
 """How long a gateway holds a request while no storage node leads the shard."""
 

@@ -17,8 +17,9 @@ import numpy as np
 from orbit.kernel import records
 from orbit.kernel.ids import INFINITY_LSN
 from orbit.kernel.schema import Catalog, CatalogObject, Column
-from services.storage.moves import Tier
-from services.storage.state import State
+from services.storage.moves import SnapshotRef, Tier
+from services.storage.state import OpenMove, State
+from services.storage.tiers.cold_source import ColdColumns, ColdSource, key_columns
 from services.storage.tiers.segment import Segment
 from services.storage.tiers.table import TableStore, Version
 from services.storage.tiers.warm import BEGINS, ROW_IDS, WarmSource, WarmStore, segment_key
@@ -32,6 +33,9 @@ class SegmentManifest(msgspec.Struct, array_like=True, frozen=True):
     schema: tuple[Column, ...]
     newest_change_us: int
     tier: str
+    stored_bytes: int = 0
+    cold: SnapshotRef | None = None
+    """Where the columns that are not in a key are, when the tier is cold."""
 
 
 class StateRecord(msgspec.Struct, kw_only=True):
@@ -52,7 +56,7 @@ class StateRecord(msgspec.Struct, kw_only=True):
     cursors: dict[str, int]
     horizon: int
     trimmed_through: int
-    moves: list[records.MoveBegin]
+    moves: list[OpenMove]
     cold: dict[int, records.ColdCommit]
     committed: list[tuple[bytes, int]]
     times: list[tuple[int, int]]
@@ -66,18 +70,21 @@ class Capture:
     blobs: list[tuple[int, Segment]] = field(default_factory=list)
     puts: list[tuple[bytes, bytes]] = field(default_factory=list)
     ends: list[tuple[bytes, Any]] = field(default_factory=list)
+    moved: list[tuple[int, Segment]] = field(default_factory=list)
+    """Segments that this checkpoint publishes as cold: RocksDB keeps only their key columns."""
     alive: set[int] = field(default_factory=set)
 
 
 class Checkpointer:
     """Saves and loads one node's state."""
 
-    def __init__(self, state: State, warm: WarmStore) -> None:
+    def __init__(self, state: State, warm: WarmStore, cold: ColdColumns | None) -> None:
         self._state = state
+        self._cold = cold
         self._warm = warm
         self._saved_ends: dict[tuple[int, int], int] = {}
         self._saved: set[tuple[int, int]] = set()
-        self._tail_pieces: dict[int, int] = {}
+        self._tiers: dict[tuple[int, int], str] = {}
         self.durable_sequence = 0
 
     def saved(self, storage_id: int, segment: Segment) -> bool:
@@ -102,13 +109,17 @@ class Checkpointer:
         """Write a captured checkpoint. Runs in a worker thread; the next capture waits for it."""
         for storage_id, segment in capture.blobs:
             if segment.columns is not None:
-                self._warm.save_columns(storage_id, segment)
+                segment.stored_bytes = self._warm.save_columns(storage_id, segment)
         for key, ends in capture.ends:
             capture.puts.append((key, _pack_ends(ends)))
         deletes = self._gone(capture)
         self._warm.publish(capture.puts, deletes)
         for storage_id, segment in capture.blobs:
             self._saved.add((storage_id, segment.number))
+        for storage_id, segment in capture.moved:
+            kept = key_columns(self._state.stores[storage_id].table) if storage_id in self._state.stores else set()
+            gone = [column.number for column in segment.schema if column.number not in kept]
+            self._warm.drop_columns(storage_id, segment.number, gone)
         for storage_id in {number for number, _ in self._saved} - capture.alive:
             self._warm.drop_storage(storage_id)
             self._saved = {item for item in self._saved if item[0] != storage_id}
@@ -132,15 +143,22 @@ class Checkpointer:
     def _capture_segment(self, capture: Capture, storage_id: int, segment: Segment) -> None:
         key = segment_key(storage_id, segment.number)
         name = (storage_id, segment.number)
-        if name not in self._saved:
+        if name not in self._saved and segment.owner is None:
             capture.blobs.append((storage_id, segment))
+        if self._tiers.get(name) != segment.tier and segment.owner is None:
             self._put_manifest(capture, key, segment)
+            if segment.tier == Tier.COLD.value:
+                capture.moved.append((storage_id, segment))
+            self._tiers[name] = segment.tier
         if segment.dead and self._saved_ends.get(name) != segment.ends_version:
             capture.ends.append((b"e" + key, segment.ends.copy()))
             self._saved_ends[name] = segment.ends_version
 
     def _put_manifest(self, capture: Capture, key: bytes, segment: Segment) -> None:
-        manifest = SegmentManifest(segment.count, segment.schema, segment.newest_change_us, segment.tier)
+        ref = segment.source.ref if isinstance(segment.source, ColdSource) else None
+        manifest = SegmentManifest(
+            segment.count, segment.schema, segment.newest_change_us, segment.tier, segment.stored_bytes, ref
+        )
         capture.puts.append((b"s" + key, msgspec.msgpack.encode(manifest)))
 
     def _capture_tail(self, capture: Capture, storage_id: int, store: TableStore) -> None:
@@ -174,12 +192,19 @@ class Checkpointer:
                 self._warm.load_vector(storage_id, number, BEGINS),
                 None if ends is None else _unpack_ends(ends),
                 newest_change_us=manifest.newest_change_us,
-                source=WarmSource(self._warm, storage_id, number, manifest.schema),
             )
+            segment.stored_bytes = manifest.stored_bytes
+            if manifest.cold is not None:
+                if self._cold is None:
+                    raise RuntimeError("the data directory has cold rows and no cold tier is configured")
+                segment.source = ColdSource(self._cold, self._warm, store, segment, manifest.cold)
+            else:
+                segment.source = WarmSource(self._warm, storage_id, number, manifest.schema)
             if manifest.tier == Tier.HOT.value:
                 segment.pin()
             store.add_segment(segment)
             self._saved.add((storage_id, number))
+            self._tiers[storage_id, number] = segment.tier
 
     def _load_tail(self, store: TableStore) -> None:
         for _, value in self._warm.scan(b"t" + store.storage_id.to_bytes(8, "big")):
@@ -228,7 +253,9 @@ def _restore_state(state: State, saved: StateRecord) -> None:
     state.cursors = saved.cursors
     state.horizon = saved.horizon
     state.trimmed_through = saved.trimmed_through
-    state.moves = {move.move_id: move for move in saved.moves}
+    for move in saved.moves:
+        state.moves[move.begin.move_id] = move
+        state.hold_snapshot(move.as_of)
     state.cold = saved.cold
     state.committed.update(saved.committed)
     state.times = [(sequence, time_us) for sequence, time_us in saved.times]

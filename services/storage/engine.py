@@ -75,8 +75,8 @@ class Engine:
         if transaction is None or transaction.isolation is Isolation.READ_COMMITTED:
             return self.state.applied_lsn
         if transaction.snapshot is None:
-            snapshot = transaction.snapshot = self.state.applied_lsn
-            self.state.snapshots[snapshot] = self.state.snapshots.get(snapshot, 0) + 1
+            transaction.snapshot = self.state.applied_lsn
+            self.state.hold_snapshot(transaction.snapshot)
         return transaction.snapshot
 
     def commit(self, transaction: Transaction, done: Committed) -> bool:
@@ -113,11 +113,7 @@ class Engine:
         transaction.release_locks()
         self.active.discard(transaction)
         if transaction.snapshot is not None:
-            left = self.state.snapshots[transaction.snapshot] - 1
-            if left:
-                self.state.snapshots[transaction.snapshot] = left
-            else:
-                del self.state.snapshots[transaction.snapshot]
+            self.state.release_snapshot(transaction.snapshot)
             transaction.snapshot = None
 
     # Stores.

@@ -15,8 +15,12 @@ import structlog
 from orbit.kernel.clock import Clock
 from orbit.kernel.errors import OrbitError
 from orbit.kernel.limits import SEAL_AT_ROWS, SEAL_ROWS
+from orbit.kernel.records import ColdCommit
 from services.storage.checkpoint import Checkpointer
-from services.storage.state import State
+from services.storage.mover import evictable
+from services.storage.moves import SnapshotRef
+from services.storage.state import OpenMove, State
+from services.storage.tiers.cold_source import ColdColumns, ColdSource
 from services.storage.tiers.demotion import HotLimits, HotSegment, plan_demotions
 from services.storage.tiers.segment import Segment
 from services.storage.tiers.table import TableStore
@@ -40,9 +44,16 @@ class Maintenance:
     """The loop over one node's state."""
 
     def __init__(
-        self, state: State, warm: WarmStore, checkpointer: Checkpointer, clock: Clock, settings: MaintenanceSettings
+        self,
+        state: State,
+        warm: WarmStore,
+        checkpointer: Checkpointer,
+        clock: Clock,
+        settings: MaintenanceSettings,
+        cold: ColdColumns | None = None,
     ) -> None:
         self._state = state
+        self._cold = cold
         self._warm = warm
         self._checkpointer = checkpointer
         self._clock = clock
@@ -51,6 +62,8 @@ class Maintenance:
         self._task: asyncio.Task[None] | None = None
         self._next_checkpoint = 0.0
         self.migrations_total = 0
+        self._cold_moves: list[tuple[TableStore, Segment, SnapshotRef, int]] = []
+        state.on_cold_commit = self._cold_committed
         self.failing: str | None = None
         """Why the last turn failed, None while turns succeed."""
 
@@ -91,6 +104,26 @@ class Maintenance:
             await self.checkpoint()
             self._next_checkpoint = loop.time() + self._settings.checkpoint_interval_s
         await self._demote()
+        self._let_go()
+
+    def _cold_committed(self, store: TableStore, move: OpenMove, commit: ColdCommit) -> None:
+        ref = SnapshotRef(commit.metadata_location, commit.snapshot_id)
+        for segment in evictable(store, move):
+            self._cold_moves.append((store, segment, ref, move.as_of))
+
+    def _let_go(self) -> None:
+        """Let committed cold segments go, once they are saved and no reader needs what was dead before the move."""
+        waiting = []
+        for store, segment, ref, as_of in self._cold_moves:
+            oldest = self._state.oldest_snapshot()
+            if self._cold is None or self._state.stores.get(store.storage_id) is not store:
+                continue
+            if not self._checkpointer.saved(store.storage_id, segment) or (oldest is not None and oldest < as_of):
+                waiting.append((store, segment, ref, as_of))
+                continue
+            segment.demote(ColdSource(self._cold, self._warm, store, segment, ref))
+            self.migrations_total += 1
+        self._cold_moves = waiting
 
     async def checkpoint(self) -> None:
         """Write a checkpoint of the state as it is now."""

@@ -93,9 +93,7 @@ class MovesServicer(wire_grpc.MovesServicer):
     async def Commit(self, request: Any, context: Any) -> Any:  # noqa: N802
         ref = request.snapshot
         try:
-            await self._of(request.shard).commit(
-                request.move_id, request.as_of, ref.snapshot_id, ref.metadata_location
-            )
+            await self._of(request.shard).commit(request.move_id, request.as_of, ref.snapshot_id, ref.metadata_location)
         except OrbitError as error:
             await _refuse(context, error)
         return wire.CommitMoveReply()

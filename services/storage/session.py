@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from orbit.kernel.errors import LockNotAvailable, OrbitError, QueryCanceled, TransactionAborted
+from orbit.kernel.records import Row
 from orbit.kernel.types import SqlType
 from services.storage.client import FAILED, IDLE, IN_TRANSACTION, ColumnDescription, CopyFormat, SessionOwner
 from services.storage.engine import Engine
@@ -25,7 +26,7 @@ from services.storage.txn.transaction import Isolation, Transaction
 
 if TYPE_CHECKING:
     from services.storage.sql.copy import CopyIn
-    from services.storage.sql.planner import Planner
+    from services.storage.sql.planner import Planner, PlanSpace
 
 Next = Callable[[bytes], bytes | None]
 
@@ -70,6 +71,9 @@ class StorageSession:
         self.status = IDLE
         self.transaction: Transaction | None = None
         self.savepoints: list[Savepoint] = []
+        self.space: PlanSpace | None = None
+        self.query_rows: list[Row] | None = None
+        """Rows that a query inside the current statement has returned (INSERT .. SELECT)."""
         self.copy: CopyIn | None = None
         self.abort_work: Callable[[], None] | None = None
         """Stops what a pending plan does outside the event loop; set by the plan that has taken over."""
@@ -295,6 +299,8 @@ class StorageSession:
     # Running.
 
     def _run(self, plan: Plan, parameters: Sequence[Any], formats: Sequence[int]) -> bytes | None:
+        if plan is not self._plan or not self._pending:
+            self.query_rows = None
         self._plan, self._parameters, self._formats = plan, parameters, formats
         answer = plan.run(self, parameters, formats)
         if answer is None:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any, cast
 
+import msgspec
 import pyarrow as pa
 
 from orbit.kernel import records
@@ -37,6 +38,14 @@ class OpenLoad:
         """(first row id, effect) of chunks whose table this state does not know yet."""
 
 
+class OpenMove(msgspec.Struct, array_like=True, frozen=True):
+    """A claim whose rows are being copied: the MOVE_BEGIN record, its LSN and its time."""
+
+    begin: records.MoveBegin
+    as_of: int
+    begun_us: int
+
+
 class State:
     """Everything that the log has said so far."""
 
@@ -54,7 +63,7 @@ class State:
         self.cursors: dict[str, int] = {}
         self.horizon = 0
         self.trimmed_through = 0
-        self.moves: dict[bytes, records.MoveBegin] = {}
+        self.moves: dict[bytes, OpenMove] = {}
         self.cold: dict[int, records.ColdCommit] = {}
         """The last ColdCommit of each storage id."""
         self.loads: dict[bytes, OpenLoad] = {}
@@ -62,7 +71,7 @@ class State:
         """Ids of the latest transactions, with their LSNs: answers what became of a commit whose reply was lost."""
         self.snapshots: dict[int, int] = {}
         """LSNs that this node's open snapshots read at, with how many read there."""
-        self.on_cold_commit: Callable[[TableStore, records.MoveBegin, records.ColdCommit], None] | None = None
+        self.on_cold_commit: Callable[[TableStore, OpenMove, records.ColdCommit], None] | None = None
         self.times: list[tuple[int, int]] = []
 
     # Reading.
@@ -177,6 +186,9 @@ class State:
             if storage_id not in alive:
                 del self.stores[storage_id]
                 self.cold.pop(storage_id, None)
+        for move_id, move in list(self.moves.items()):
+            if move.begin.storage_id not in alive:
+                self._end_move(move_id)
         for sequence_id in list(self.sequences):
             if sequence_id not in self.catalog.objects:
                 del self.sequences[sequence_id]
@@ -235,30 +247,42 @@ class State:
     def _apply_move_begin(self, sequence: int, record: Record, decoded: bool) -> None:
         body: records.MoveBegin = record.body
         store = self.stores.get(body.storage_id)
-        if store is None or any(_overlap(body, other) for other in self.moves.values()):
+        if store is None or any(move.begin.table_id == body.table_id for move in self.moves.values()):
             return
-        self.moves[body.move_id] = body
+        as_of = pack(sequence, 0)
+        self.moves[body.move_id] = OpenMove(body, as_of, record.time_us)
+        # While the claim is open its rows stay readable as they were.
+        self.hold_snapshot(as_of)
 
     def _apply_cold_commit(self, sequence: int, record: Record, decoded: bool) -> None:
         body: records.ColdCommit = record.body
-        move = self.moves.pop(body.move_id, None)
-        store = None if move is None else self.stores.get(move.storage_id)
+        move = self._end_move(body.move_id)
+        store = None if move is None else self.stores.get(move.begin.storage_id)
         if move is None or store is None:
             return
-        self.cold[move.storage_id] = body
+        self.cold[move.begin.storage_id] = body
         if self.on_cold_commit is not None:
             self.on_cold_commit(store, move, body)
 
     def _apply_abort_move(self, sequence: int, record: Record, decoded: bool) -> None:
-        self.moves.pop(record.body.move_id, None)
+        self._end_move(record.body.move_id)
 
+    def _end_move(self, move_id: bytes) -> OpenMove | None:
+        move = self.moves.pop(move_id, None)
+        if move is not None:
+            self.release_snapshot(move.as_of)
+        return move
 
-def _overlap(one: records.MoveBegin, other: records.MoveBegin) -> bool:
-    return one.storage_id == other.storage_id and any(
-        first <= other_last and other_first <= last
-        for first, last in one.ranges
-        for other_first, other_last in other.ranges
-    )
+    def hold_snapshot(self, lsn: int) -> None:
+        """Keep what this LSN sees until it is released."""
+        self.snapshots[lsn] = self.snapshots.get(lsn, 0) + 1
+
+    def release_snapshot(self, lsn: int) -> None:
+        left = self.snapshots[lsn] - 1
+        if left:
+            self.snapshots[lsn] = left
+        else:
+            del self.snapshots[lsn]
 
 
 def bulk_batch(effect: records.BulkInsert) -> pa.RecordBatch:

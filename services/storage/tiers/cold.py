@@ -131,6 +131,8 @@ class ColdReader:
         """
         found = self.read(table, ref, columns, _runs(row_ids))
         have = found.column(ROW_ID_COLUMN).to_numpy()
+        if len(have) == len(row_ids) and bool((have == row_ids).all()):
+            return found.drop_columns([ROW_ID_COLUMN]).combine_chunks()
         order = np.argsort(have, kind="stable")
         sorted_ids = have[order]
         at = np.searchsorted(sorted_ids, row_ids)
@@ -141,12 +143,9 @@ class ColdReader:
                 f"{self._warehouse.shown}: snapshot {ref.snapshot_id} of {table.schema}.{table.name} lacks "
                 f"{int((~present if needed is None else needed & ~present).sum())} rows that were moved there"
             )
-        columns_only = found.drop_columns([ROW_ID_COLUMN])
-        if len(have) == len(row_ids) and bool((have == row_ids).all()):
-            return columns_only.combine_chunks()
         take = np.zeros(len(row_ids), np.int64)
         take[present] = order[at[present]]
-        return columns_only.take(pa.array(take, mask=~present)).combine_chunks()
+        return found.drop_columns([ROW_ID_COLUMN]).take(pa.array(take, mask=~present)).combine_chunks()
 
     def read_rows(self, table: Table, ref: SnapshotRef, row_ids: Sequence[int]) -> dict[int, Row]:
         """Return whole rows by row id, in the value forms of `orbit.kernel.types`; absent ids are left out."""
@@ -321,7 +320,7 @@ def _runs(row_ids: RowIds) -> list[RowRange]:
     """Return ranges that hold exactly these row ids (in any order)."""
     if not len(row_ids):
         return []
-    ids = np.unique(row_ids)
+    ids = row_ids if bool((row_ids[1:] > row_ids[:-1]).all()) else np.unique(row_ids)
     breaks = np.flatnonzero(np.diff(ids) != 1)
     firsts = ids[np.concatenate(([0], breaks + 1))]
     lasts = ids[np.concatenate((breaks, [len(ids) - 1]))]

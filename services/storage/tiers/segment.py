@@ -66,6 +66,7 @@ class Segment:
         "row_ids",
         "schema",
         "source",
+        "stored_bytes",
     )
 
     def __init__(
@@ -95,6 +96,8 @@ class Segment:
         self.last_row_id = int(row_ids.max()) if self.count else 0
         self.newest_change_us = newest_change_us
         self.source = source
+        self.stored_bytes = 0
+        """What the columns occupy on disk, once they are saved."""
         self.owner: bytes | None = None
         """The transaction whose uncommitted bulk load this is."""
         self._readers: list[Reader] | None = None

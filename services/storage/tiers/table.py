@@ -455,12 +455,17 @@ class TableStore:
             version = version.previous
 
     def _tail_rows(self, snapshot: int) -> Iterator[tuple[int, Row]]:
+        for row_id, _, row in self.tail_versions(snapshot):
+            yield row_id, row
+
+    def tail_versions(self, snapshot: int) -> Iterator[tuple[int, int, Row]]:
+        """Yield (row id, begin LSN, row) of the tail's versions that a snapshot sees."""
         for row_id, head in self.heads.items():
             version: Version | None = head
             while version is not None and version.begin > snapshot:
                 version = version.previous
             if version is not None and snapshot < version.end:
-                yield row_id, version.row
+                yield row_id, version.begin, version.row
 
     def _sealed_versions(self, row_id: int) -> Iterator[tuple[Segment, int]]:
         at = bisect_right(self._home_firsts, row_id) - 1

@@ -175,6 +175,13 @@ class WarmStore:
                 self._cache.put(cache_key, array)
         return array
 
+    def cached(self, storage_id: int, segment_number: int, number: int) -> pa.Array | None:
+        """Return a decoded column if the cache has it: cold columns share the cache of warm ones."""
+        return self._cache.get((storage_id, segment_number, number))
+
+    def keep_cached(self, storage_id: int, segment_number: int, number: int, array: pa.Array) -> None:
+        self._cache.put((storage_id, segment_number, number), array)
+
     def load_vector(self, storage_id: int, segment_number: int, number: int) -> npt.NDArray[np.int64]:
         """Return a writable copy of ROW_IDS or BEGINS."""
         return np.array(self.load_column(storage_id, segment_number, number), dtype=np.int64)

@@ -14,6 +14,7 @@ from sqlglot import exp
 from orbit.kernel.errors import NotSupported, OrbitError
 from orbit.kernel.schema import Check, Column, Index
 from orbit.kernel.types import Oid, SqlType
+from services.storage.sql.bind.names import identifier
 
 _TYPES: dict[exp.DType, Oid] = {
     exp.DType.BOOLEAN: Oid.BOOL,
@@ -106,7 +107,7 @@ def read_definition(items: Sequence[exp.Expression]) -> Definition:
 
 
 def _read_column(definition: Definition, item: exp.ColumnDef, number: int) -> Column:
-    name = item.name
+    name = identifier(item.this)
     if item.args.get("kind") is None:
         raise OrbitError(f'column "{name}" has no type', sqlstate="42601")
     column_kind = column_type(item.args["kind"])
@@ -114,7 +115,7 @@ def _read_column(definition: Definition, item: exp.ColumnDef, number: int) -> Co
     default: str | None = None
     for constraint in item.args.get("constraints") or ():
         label = constraint.args.get("this")
-        label_name = label.name if isinstance(label, exp.Identifier) else None
+        label_name = identifier(label) if isinstance(label, exp.Identifier) else None
         kind = constraint.args.get("kind")
         if isinstance(kind, exp.NotNullColumnConstraint):
             nullable = bool(kind.args.get("allow_null"))
@@ -141,7 +142,7 @@ def read_constraint(definition: Definition, item: exp.Expression, label: str | N
     """Read a table constraint, also one of ALTER TABLE .. ADD."""
     if isinstance(item, exp.Constraint):
         for part in item.expressions:
-            read_constraint(definition, part, item.name)
+            read_constraint(definition, part, identifier(item.this))
     elif isinstance(item, exp.PrimaryKey):
         definition.keys.append((label, _names(item.expressions), True, True))
     elif isinstance(item, exp.UniqueColumnConstraint):
@@ -163,7 +164,7 @@ def _names(parts: Sequence[exp.Expression]) -> tuple[str, ...]:
         inner = part.this if isinstance(part, exp.Ordered) else part
         if not isinstance(inner, (exp.Identifier, exp.Column)):
             raise NotSupported("expressions in constraints are not supported")
-        names.append(inner.name)
+        names.append(identifier(inner.this if isinstance(inner, exp.Column) else inner))
     return tuple(names)
 
 
@@ -212,7 +213,8 @@ def build_checks(
     built: list[Check] = []
     names = {column.name for column in columns}
     for label, expression in checks:
-        used = [column.name for column in expression.find_all(exp.Column) if column.name in names]
+        mentioned = [identifier(column.this) for column in expression.find_all(exp.Column)]
+        used = [name for name in mentioned if name in names]
         stem = f"{table}_{used[0]}_check" if len(set(used)) == 1 else f"{table}_check"
         built.append(
             Check(id=new_id(), name=_free_name(label, stem, taken), expression=expression.sql(dialect="postgres"))

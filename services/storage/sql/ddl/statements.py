@@ -15,6 +15,7 @@ from sqlglot import exp
 from orbit.kernel.errors import ConstraintViolation, NotSupported, OrbitError
 from orbit.kernel.schema import Catalog, CatalogChange, Drop, Put, Role, Schema, Table
 from services.storage.sql.answer import command_complete
+from services.storage.sql.bind.names import identifier
 from services.storage.sql.ddl.columns import Definition, build_checks, build_keys, read_constraint, read_definition
 from services.storage.sql.parse.statement import Kind, RoleCommand, Statement
 from services.storage.sql.plan import ControlPlan
@@ -74,7 +75,8 @@ def _target(tree: exp.Expression) -> tuple[str | None, str]:
     assert isinstance(tree, exp.Table)
     if tree.args.get("catalog") is not None:
         raise NotSupported("names with a database are not supported")
-    return tree.db or None, tree.name
+    schema = tree.args.get("db")
+    return None if schema is None else identifier(schema), identifier(tree.this)
 
 
 def creation_schema(session: StorageSession, catalog: Catalog, named: str | None) -> str:
@@ -285,9 +287,9 @@ def _create_index(tree: exp.Expression) -> ControlPlan:
     parts = [part.this if isinstance(part, exp.Ordered) else part for part in params.args.get("columns") or []]
     if not all(isinstance(part, exp.Column) for part in parts):
         raise NotSupported("indexes on expressions are not supported")
-    names = tuple(part.name for part in parts)
+    names = tuple(identifier(part.this) for part in parts)
     named, table_name = _target(index.args["table"])
-    label = index.name or None
+    label = identifier(index.this) if index.this is not None else None
 
     def action(session: StorageSession, transaction: Transaction, catalog: Catalog) -> list[CatalogChange] | None:
         table = need_table(session, catalog, named, table_name)
@@ -348,7 +350,7 @@ def _truncate(tree: exp.TruncateTable) -> ControlPlan:
 
 
 def _create_schema(tree: exp.Expression) -> ControlPlan:
-    name = tree.this.db or tree.this.name
+    name = _schema_name(tree.this)
 
     def action(session: StorageSession, transaction: Transaction, catalog: Catalog) -> list[CatalogChange] | None:
         need_superuser(session, catalog, f"create schema {name}")
@@ -364,9 +366,14 @@ def _create_schema(tree: exp.Expression) -> ControlPlan:
     return define("CREATE SCHEMA", action)
 
 
+def _schema_name(item: exp.Expression) -> str:
+    """sqlglot reads a schema as a table that has only its schema part."""
+    return identifier(item.args.get("db") or item.this)
+
+
 def _drop_schema(tree: exp.Expression) -> ControlPlan:
     items = tree.args.get("tables") or [tree.this]
-    names = [item.args["db"].name if item.args.get("db") else item.name for item in items]
+    names = [_schema_name(item) for item in items]
 
     def action(session: StorageSession, transaction: Transaction, catalog: Catalog) -> list[CatalogChange] | None:
         need_superuser(session, catalog, "drop schemas")

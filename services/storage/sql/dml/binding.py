@@ -13,14 +13,14 @@ from sqlglot import exp
 from orbit.kernel.errors import NotSupported, OrbitError
 from orbit.kernel.schema import Index, Table
 from services.storage.client import ColumnDescription
-from services.storage.sql.bind.binder import Binder
+from services.storage.sql.bind import Binder, table_scope
 from services.storage.sql.bind.coerce import coerce_for_assignment
 from services.storage.sql.bind.errors import position_of
 from services.storage.sql.bind.expressions import bind, bind_boolean
+from services.storage.sql.bind.names import identifier
 from services.storage.sql.bind.naming import column_name
-from services.storage.sql.bind.scope import Scope
+from services.storage.sql.bind.scope import Scope, ScopeItem, relation_columns
 from services.storage.sql.bind.tree import BoundQuery, ColumnRef, Expression, TableRelation
-from services.storage.sql.dml.rules import relation_scope, table_relation
 
 FindTable = Callable[[str | None, str], Table]
 BindQuery = Callable[[exp.Expression], BoundQuery]
@@ -76,8 +76,14 @@ def target(binder: Binder, find: FindTable, node: exp.Expression) -> TableRelati
     if not isinstance(node, exp.Table):
         raise NotSupported(f"changing {node.sql(dialect='postgres')} is not supported")
     alias = node.args.get("alias")
-    table = find(node.db or None, node.name)
-    return table_relation(binder, table, alias.name if alias is not None else None)
+    schema = node.args.get("db")
+    table = find(None if schema is None else identifier(schema), identifier(node.this))
+    return table_scope(binder, table, identifier(alias.this) if alias is not None else None)[1]
+
+
+def relation_scope(*relations: TableRelation) -> Scope:
+    """Return the scope in which these relations' columns are names."""
+    return Scope(items=[ScopeItem(item.alias, item.table.schema, item, relation_columns(item)) for item in relations])
 
 
 def bind_insert(binder: Binder, find: FindTable, bind_query: BindQuery, tree: exp.Insert) -> BoundInsert:
@@ -115,15 +121,18 @@ def _positions(table: Table, names: Sequence[exp.Expression]) -> tuple[int, ...]
         return tuple(range(len(table.columns)))
     positions: list[int] = []
     for name in names:
-        at = next((at for at, column in enumerate(table.columns) if column.name == name.name), None)
+        wanted = identifier(name)
+        at = next((at for at, column in enumerate(table.columns) if column.name == wanted), None)
         if at is None:
             raise OrbitError(
-                f'column "{name.name}" of relation "{table.name}" does not exist',
+                f'column "{wanted}" of relation "{table.name}" does not exist',
                 sqlstate="42703",
                 position=position_of(name),
             )
         if at in positions:
-            raise OrbitError(f'column "{name.name}" specified more than once', sqlstate="42701", position=position_of(name))
+            raise OrbitError(
+                f'column "{wanted}" specified more than once', sqlstate="42701", position=position_of(name)
+            )
         positions.append(at)
     return tuple(positions)
 
@@ -133,7 +142,9 @@ def _values(
 ) -> tuple[Expression | None, ...]:
     nodes = item.expressions if isinstance(item, exp.Tuple) else [item.this if isinstance(item, exp.Paren) else item]
     if len(nodes) > len(positions):
-        raise OrbitError("INSERT has more expressions than target columns", sqlstate="42601", position=position_of(nodes[-1]))
+        raise OrbitError(
+            "INSERT has more expressions than target columns", sqlstate="42601", position=position_of(nodes[-1])
+        )
     if len(nodes) < len(positions) and named:
         raise OrbitError("INSERT has more target columns than expressions", sqlstate="42601")
     scope = Scope(parent=None, clause="VALUES")
@@ -143,7 +154,7 @@ def _values(
 def _assigned(binder: Binder, scope: Scope, table: Table, at: int, node: exp.Expression) -> Expression | None:
     """Return a value converted to the type of the column at a position; None for DEFAULT."""
     keyword = isinstance(node, (exp.Var, exp.Column)) and node.name.upper() == "DEFAULT"
-    if keyword and not node.find(exp.Identifier, bfs=True) or (keyword and not _quoted(node)):
+    if keyword and not _quoted(node):
         return None
     column = table.columns[at]
     value = bind(binder, scope, node)
@@ -175,7 +186,7 @@ def _bind_conflict(binder: Binder, relation: TableRelation, node: exp.Expression
     if node is None:
         return None
     table = relation.table
-    excluded = table_relation(binder, table, "excluded")
+    _, excluded = table_scope(binder, table, "excluded")
     binder.tables.remove(excluded)
     index = _conflict_index(table, node)
     action = node.args["action"].name.upper() if node.args.get("action") is not None else ""
@@ -197,7 +208,7 @@ def _conflict_index(table: Table, node: exp.Expression) -> Index | None:
     constraint = node.args.get("constraint")
     if constraint is not None:
         for index in table.indexes:
-            if index.unique and index.name == constraint.name:
+            if index.unique and index.name == identifier(constraint):
                 return index
         raise OrbitError(f'constraint "{constraint.name}" for table "{table.name}" does not exist', sqlstate="42704")
     keys = node.args.get("conflict_keys") or []
@@ -205,13 +216,20 @@ def _conflict_index(table: Table, node: exp.Expression) -> Index | None:
         return None
     if node.args.get("index_predicate") is not None:
         raise NotSupported("ON CONFLICT with an index predicate is not supported")
-    names = {(key.this if isinstance(key, exp.Ordered) else key).name for key in keys}
+    names = {_key_name(key) for key in keys}
     for index in table.indexes:
         if index.unique and {table.columns[table.position(number)].name for number in index.columns} == names:
             return index
     raise OrbitError(
         "there is no unique or exclusion constraint matching the ON CONFLICT specification", sqlstate="42P10"
     )
+
+
+def _key_name(key: exp.Expression) -> str:
+    inner = key.this if isinstance(key, exp.Ordered) else key
+    if not isinstance(inner, (exp.Column, exp.Identifier)):
+        raise NotSupported("ON CONFLICT over expressions is not supported")
+    return identifier(inner.this if isinstance(inner, exp.Column) else inner)
 
 
 def _assignments(
@@ -263,6 +281,6 @@ def _bind_returning(binder: Binder, relation: TableRelation, node: exp.Expressio
         expressions.append(value)
         plain = isinstance(value, ColumnRef)
         number = table.columns[value.column].number if isinstance(value, ColumnRef) else 0
-        name = item.alias if isinstance(item, exp.Alias) else column_name(inner)
+        name = identifier(item.args["alias"]) if isinstance(item, exp.Alias) else column_name(inner)
         columns.append(ColumnDescription(name, value.type, table.id if plain else 0, number))
     return Returning(tuple(expressions), tuple(columns))

@@ -10,48 +10,10 @@ from collections.abc import Callable, Sequence
 from orbit.kernel.errors import ConstraintViolation
 from orbit.kernel.records import Row
 from orbit.kernel.schema import Check, Column, Table
-from services.storage.sql.bind.binder import Binder
-from services.storage.sql.bind.coerce import coerce_for_assignment
-from services.storage.sql.bind.context import BindContext
-from services.storage.sql.bind.expressions import bind, bind_boolean
-from services.storage.sql.bind.scope import Scope, ScopeItem, relation_columns
-from services.storage.sql.bind.tree import Expression, TableRelation
+from services.storage.sql.bind import BindContext, bind_check, bind_default
 from services.storage.sql.evaluate import Evaluate, EvaluationContext, evaluator
-from services.storage.sql.parse import parse
 
 RowCheck = Callable[[Row], None]
-
-
-def table_relation(binder: Binder, table: Table, alias: str | None = None) -> TableRelation:
-    """Return a table as a relation of the statement."""
-    relation = TableRelation(
-        number=binder.number(),
-        alias=alias or table.name,
-        names=tuple(column.name for column in table.columns),
-        types=tuple(column.type for column in table.columns),
-        table=table,
-        system=False,
-    )
-    binder.tables.append(relation)
-    return relation
-
-
-def relation_scope(*relations: TableRelation) -> Scope:
-    """Return the scope in which these relations' columns are names."""
-    scope = Scope(parent=None)
-    for relation in relations:
-        scope.items.append(
-            ScopeItem(relation.alias, relation.table.schema, relation, relation_columns(relation))
-        )
-    return scope
-
-
-def bind_text(binder: Binder, scope: Scope, text: str, boolean: str | None = None) -> Expression:
-    """Bind an expression that the catalog keeps as SQL text."""
-    statement = parse(f"SELECT {text}")[0]
-    assert statement.tree is not None
-    node = statement.tree.expressions[0]
-    return bind_boolean(binder, scope, node, boolean) if boolean else bind(binder, scope, node)
 
 
 class TableRules:
@@ -93,17 +55,13 @@ class TableRules:
         ]
 
     def _compile(self, check: Check) -> Evaluate:
-        binder = Binder(self._context)
-        relation = table_relation(binder, self.table)
-        bound = bind_text(binder, relation_scope(relation), check.expression, "CHECK")
+        bound, relation = bind_check(self._context, self.table, check.expression)
         return evaluator(bound, (relation.number,))
 
     def _default(self, column: Column) -> Evaluate | None:
         if column.default is None:
             return None
-        binder = Binder(self._context)
-        bound = bind_text(binder, Scope(parent=None), column.default)
-        return evaluator(coerce_for_assignment(binder.parameters, bound, column.name, column.type, None), ())
+        return evaluator(bind_default(self._context, column), ())
 
     def _null(self, at: int, row: Row) -> ConstraintViolation:
         column, table = self.table.columns[at], self.table
@@ -133,5 +91,3 @@ def _raiser(table: Table, check: Check, evaluate: Evaluate, context: EvaluationC
 
 def _shown(row: Row) -> str:
     return ", ".join("null" if value is None else str(value) for value in row)
-
-
