@@ -64,3 +64,14 @@ def row_count(tag: bytes) -> int:
     """Return the number of rows in a command tag such as `INSERT 0 5`; 0 for a tag without one."""
     last = tag.rpartition(b" ")[2]
     return int(last) if last.isdigit() else 0
+
+
+def tag_of(messages: bytes) -> bytes:
+    """Return the command tag of a whole answer, without decoding its rows."""
+    at = 0
+    while at < len(messages):
+        length = int.from_bytes(messages[at + 1 : at + 5], "big")
+        if messages[at] == _COMMAND_COMPLETE:
+            return messages[at + 5 : at + length]
+        at += 1 + length
+    return b""

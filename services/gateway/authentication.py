@@ -12,19 +12,18 @@ back, further attempts of the pair queue behind it.
 from __future__ import annotations
 
 import asyncio
-import base64
-import hmac
 import os
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from hashlib import blake2b, pbkdf2_hmac, sha256
+from hashlib import blake2b
 from typing import Final
 
 from orbit.kernel.clock import Clock
 from orbit.kernel.errors import OrbitError
+from orbit.kernel.scram import ITERATIONS, SALT_BYTES, Verifier, verify_password
 from services.storage.client import Backend, Credentials
 
-NO_SUCH_ROLE: Final = "SCRAM-SHA-256$4096:b3JiaXQtbm8tc3VjaC1yb2xl$" + "A" * 43 + "=:" + "A" * 43 + "="
+NO_SUCH_ROLE: Final = str(Verifier(ITERATIONS, bytes(SALT_BYTES), bytes(32), bytes(32)))
 """Checked for a role that is not there, so that the time of the answer does not tell. No password matches."""
 
 
@@ -77,7 +76,7 @@ class Authenticator:
         self._failures: OrderedDict[tuple[str, str], _Failures] = OrderedDict()
         self._checks = asyncio.Semaphore(self._limits.max_checks)
 
-    async def authenticate(self, user: str, password: bytes, address: str) -> None:
+    async def authenticate(self, user: str, password: str, address: str) -> None:
         """Return when the password is the user's. Raises InvalidPassword, or what the backend raises.
 
         `address` is the client's, without its port.
@@ -121,7 +120,7 @@ class Authenticator:
             self._roles.popitem(last=False)
         return found
 
-    async def _check(self, user: str, password: bytes, failures: _Failures) -> None:
+    async def _check(self, user: str, password: str, failures: _Failures) -> None:
         found = await self._backend.credentials(user)
         usable = found is not None and found.login and found.verifier is not None
         verifier = found.verifier if found is not None and usable and found.verifier is not None else NO_SUCH_ROLE
@@ -135,9 +134,10 @@ class Authenticator:
         await asyncio.sleep(min(self._limits.first_delay_s * (1 << exponent), self._limits.max_delay_s))
         raise InvalidPassword(f'password authentication failed for user "{user}"')
 
-    def _key(self, user: str, password: bytes) -> bytes:
-        name = user.encode("utf-8", "surrogateescape")
-        return blake2b(len(name).to_bytes(4, "big") + name + password, key=self._secret, digest_size=32).digest()
+    def _key(self, user: str, password: str) -> bytes:
+        name = user.encode("utf-8", "surrogatepass")
+        text = len(name).to_bytes(4, "big") + name + password.encode("utf-8", "surrogatepass")
+        return blake2b(text, key=self._secret, digest_size=32).digest()
 
     def _forget(self) -> None:
         """Keep the memory of failures bounded: the old ones go, then the oldest that nobody waits on."""
@@ -147,14 +147,3 @@ class Authenticator:
             old = failures.last < horizon or len(self._failures) > self._limits.max_failing
             if old and failures.count and not failures.waiting:
                 del self._failures[pair]
-
-
-def verify_password(password: bytes, verifier: str) -> bool:
-    """Return whether the password is the one of a SCRAM-SHA-256 verifier (RFC 5803's form, as PostgreSQL stores it)."""
-    scheme, rounds_and_salt, keys = verifier.split("$")
-    assert scheme == "SCRAM-SHA-256"
-    rounds, salt = rounds_and_salt.split(":")
-    stored_key = base64.b64decode(keys.split(":")[0])
-    salted = pbkdf2_hmac("sha256", password, base64.b64decode(salt), int(rounds))
-    client_key = hmac.digest(salted, b"Client Key", "sha256")
-    return hmac.compare_digest(sha256(client_key).digest(), stored_key)

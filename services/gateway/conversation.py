@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Generator, Sequence
+from collections.abc import AsyncGenerator, Generator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
 
-from orbit.kernel.errors import NotSupported, OrbitError, QueryCanceled
+from orbit.kernel.errors import NotSupported, OrbitError
 from services.gateway import answers
 from services.gateway.answers import Row
 from services.storage.client import IDLE, Backend, ColumnDescription, CopyFormat, Session, Statement
@@ -51,17 +51,13 @@ Request = tuple[Query, tuple[bytes | None, ...]]
 Steps = Generator[Request, Result, T]
 """Storage work. An `OrbitError` of a query is thrown into the generator at its `yield`."""
 
+HOLD_BYTES: Final = 1024 * 1024
+"""Parts of a streamed answer that wait for their reader before the session is asked to hold."""
+
 BEGIN = Query("BEGIN")
 BEGIN_SNAPSHOT = Query("BEGIN ISOLATION LEVEL REPEATABLE READ")
 COMMIT = Query("COMMIT")
 ROLLBACK = Query("ROLLBACK")
-
-
-@dataclass(slots=True)
-class ConversationLimits:
-    """`max_buffered_bytes`: answer parts of a stream that wait for a slow reader before it is cut off."""
-
-    max_buffered_bytes: int = 256 * 1024 * 1024
 
 
 class Conversation:
@@ -70,21 +66,14 @@ class Conversation:
     Not for two tasks at once. After a cancelled or failed wait the session may still be busy: see `usable`.
     """
 
-    def __init__(
-        self,
-        backend: Backend,
-        user: str,
-        database: str,
-        settings: dict[str, str],
-        limits: ConversationLimits | None = None,
-    ) -> None:
+    def __init__(self, backend: Backend, user: str, database: str, settings: dict[str, str]) -> None:
         """Open the session. Raises OrbitError when the backend refuses it."""
-        self._limits = limits or ConversationLimits()
         self._pending: asyncio.Future[bytes | Statement] | None = None
         self._parts: deque[bytes] = deque()
         self._parts_bytes = 0
         self._arrived = asyncio.Event()
         self._streaming = False
+        self._held = False
         self._refused_copy = False
         self._ended: OrbitError | None = None
         self._closed = False
@@ -102,14 +91,28 @@ class Conversation:
 
     async def run(self, sql: str, parameters: Sequence[bytes | None] = (), oids: Sequence[int] = ()) -> Result:
         """Run one statement with text parameters. Raises the statement's OrbitError."""
-        statement = await self._prepare(sql, oids)
+        return await self.execute(await self.prepare(sql, oids), parameters)
+
+    async def prepare(self, sql: str, oids: Sequence[int] = ()) -> Statement:
+        """Prepare a statement for `execute` and `stream`. Raises its OrbitError."""
+        self._check_open()
+        statement = self._session.prepare(sql, oids)
+        if statement is not None:
+            return statement
+        prepared = await self._wait()
+        assert not isinstance(prepared, bytes)
+        return prepared
+
+    async def execute(self, statement: Statement, parameters: Sequence[bytes | None] = ()) -> Result:
+        """Run a prepared statement with text parameters. Raises its OrbitError."""
+        self._check_open()
         answer = await self._answer(self._session.execute(statement, parameters, (), (), True))
         rows, tag = answers.decode(answer)
         return Result(statement.columns or (), rows, tag)
 
-    async def stream(self, sql: str, parameters: Sequence[bytes | None] = ()) -> Stream:
-        """Run one statement whose rows are taken part by part; returns when the first part is there."""
-        statement = await self._prepare(sql, ())
+    async def stream(self, statement: Statement, parameters: Sequence[bytes | None] = ()) -> Stream:
+        """Run a statement whose rows are taken part by part; returns when the first part is there."""
+        self._check_open()
         self._streaming = True
         try:
             answer = self._session.execute(statement, parameters, (), (), True)
@@ -162,18 +165,9 @@ class Conversation:
             return Result((), [], b"ROLLBACK")
         statement = self._statements.get(query)
         if statement is None:
-            statement = self._statements[query] = await self._prepare(query.sql, query.parameter_oids)
+            statement = self._statements[query] = await self.prepare(query.sql, query.parameter_oids)
         answer = await self._answer(self._session.execute(statement, parameters, BINARY, BINARY, True))
         return Result((), *answers.decode(answer))
-
-    async def _prepare(self, sql: str, oids: Sequence[int]) -> Statement:
-        self._check_open()
-        statement = self._session.prepare(sql, oids)
-        if statement is not None:
-            return statement
-        prepared = await self._wait()
-        assert not isinstance(prepared, bytes)
-        return prepared
 
     async def _answer(self, answer: bytes | None) -> bytes:
         if answer is None:
@@ -232,8 +226,9 @@ class Conversation:
         self._parts.append(messages)
         self._parts_bytes += len(messages)
         self._arrived.set()
-        if self._streaming and self._parts_bytes > self._limits.max_buffered_bytes:
-            self._session.cancel()
+        if self._streaming and not self._held and self._parts_bytes > HOLD_BYTES:
+            self._held = True
+            self._session.hold_rows(True)
 
     def copy_in(self, copy: CopyFormat) -> None:
         self._refused_copy = True
@@ -274,7 +269,18 @@ class Stream:
             self._end()
             self._last.result()
 
-    async def parts(self) -> AsyncIterator[list[Row]]:
+    @property
+    def complete(self) -> bytes | None:
+        """The tag, once the whole answer is there; None while the statement runs."""
+        answer: bytes | Statement | None = self._ready
+        if self._last is not None:
+            if not self._last.done() or self._last.exception() is not None:
+                return None
+            answer = self._last.result()
+        assert isinstance(answer, bytes)
+        return answers.tag_of(answer)
+
+    async def parts(self) -> AsyncGenerator[list[Row], None]:
         """Yield rows as they come. Raises the statement's OrbitError, also in the middle."""
         conversation = self._conversation
         try:
@@ -283,6 +289,7 @@ class Stream:
                     part = conversation._parts.popleft()
                     conversation._parts_bytes -= len(part)
                     yield answers.decode(part)[0]
+                self._let_go()
                 if self._last is None or self._last.done():
                     break
                 await self._more()
@@ -300,8 +307,12 @@ class Stream:
         conversation = self._conversation
         conversation._arrived.clear()
         await conversation._arrived.wait()
-        if conversation._parts_bytes > conversation._limits.max_buffered_bytes:
-            raise QueryCanceled("the client reads too slowly: too much of the answer is waiting for it")
+
+    def _let_go(self) -> None:
+        conversation = self._conversation
+        if conversation._held and not conversation._closed:
+            conversation._held = False
+            conversation._session.hold_rows(False)
 
     def _end(self) -> None:
         conversation = self._conversation
@@ -310,3 +321,4 @@ class Stream:
         conversation._parts_bytes = 0
         if conversation._pending is not None and not conversation._closed:
             conversation._session.cancel()
+            self._let_go()

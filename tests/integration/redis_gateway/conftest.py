@@ -14,7 +14,7 @@ import pytest
 
 from orbit.kernel.clock import SystemClock
 from services.gateway.authentication import AuthenticationLimits, Authenticator
-from services.gateway.protocols.redis.adapter import RedisListener
+from services.gateway.protocols.redis.listener import RedisListener
 from tests.fixtures.fix_pg_backend import PASSWORD, PgBackend
 
 Word = bytes | str | int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.gateway.protocols.redis.adapter import RedisListener
+from services.gateway.protocols.redis.listener import RedisListener
 from tests.integration.redis_gateway.conftest import RawClient, Word, encode
 
 pytestmark = pytest.mark.integration

@@ -13,7 +13,8 @@ import redis.asyncio
 import redis.exceptions
 
 from orbit.kernel.errors import LogUnavailable
-from services.gateway.protocols.redis.adapter import ExpirySweeper, RedisListener
+from services.gateway.protocols.redis.expiry import ExpirySweeper
+from services.gateway.protocols.redis.listener import RedisListener
 from tests.fixtures.fix_pg_backend import PASSWORD, PgBackend
 from tests.integration.redis_gateway.conftest import RawClient, encode, make_listener
 
