@@ -43,6 +43,10 @@ LEADER_WAIT_S: Final = 15.0
 CATCH_UP_RETRY_S: Final = 0.2
 """Pause between attempts to seal a log that does not answer."""
 
+COPY_PIECE_BYTES: Final = 860_000
+"""One piece of COPY input, compressed: fits a record of its own with the envelope around it."""
+
+assert COPY_PIECE_BYTES < RECORD_TARGET_BYTES
 assert RECORD_TARGET_BYTES < LOG_MAX_PAYLOAD_BYTES
 assert LARGE_TRANSACTION_BYTES < RECORD_TARGET_BYTES
 assert SEAL_ROWS < SEAL_AT_ROWS

@@ -82,6 +82,8 @@ class CopyFormat(msgspec.Struct, frozen=True, array_like=True):
     header: bool = False
     quote: str = '"'
     escape: str = '"'
+    table: str = ""
+    """The table's name, for the CONTEXT of errors."""
 
 
 class Statement(Protocol):

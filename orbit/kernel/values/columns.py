@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from orbit.kernel.types import Oid
+from orbit.kernel.errors import NotSupported
+from orbit.kernel.types import Oid, SqlType, arrow_type, type_name
 from orbit.kernel.values import calendar as cal
 from orbit.kernel.values import format_text
 from orbit.kernel.values.zones import MICROS_PER_DAY, MICROS_PER_SECOND, offset_at
@@ -53,6 +54,23 @@ def _micros(array: Any, oid: int) -> Any:
         Oid.TIMESTAMPTZ: pa.timestamp("us", tz="UTC"),
     }[Oid(oid)]
     return array if array.type == storage else array.cast(storage)
+
+
+def storage_column(values: list[Any], sql_type: SqlType) -> Any:
+    """Return row values as an Arrow array of the type's storage form. Raises NotSupported for NaN in decimals."""
+    kind = arrow_type(sql_type)
+    if sql_type.oid == Oid.INTERVAL:
+        values = [None if v is None else pa.MonthDayNano([v[0], v[1], v[2] * 1000]) for v in values]
+    elif sql_type.oid == Oid.NUMERIC:
+        if pa.types.is_string(kind):
+            values = [None if v is None else f"{v:f}" for v in values]
+        elif any(v is not None and not v.is_finite() for v in values):
+            raise NotSupported(f"NaN in a column of type {type_name(sql_type)} is not supported")
+    elif sql_type.oid == Oid.DATE:
+        return pa.array(values, pa.int32()).view(kind)
+    elif sql_type.oid in (Oid.TIME, Oid.TIMESTAMP, Oid.TIMESTAMPTZ):
+        return pa.array(values, pa.int64()).view(kind)
+    return pa.array(values, kind)
 
 
 def text_column(array: Any, oid: int, zone: tzinfo = UTC) -> Any:
