@@ -124,9 +124,7 @@ def show_config(
 
 @app.command()
 def sql(
-    statement: Annotated[
-        str | None, typer.Argument(help="One SQL statement; default: standard input.")
-    ] = None,
+    statement: Annotated[str | None, typer.Argument(help="One SQL statement; default: standard input.")] = None,
     file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the statement from a file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the engine's JSON answer as it is.")] = False,
 ) -> None:
