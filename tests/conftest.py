@@ -11,6 +11,7 @@ pytest_plugins: list[str] = [
     "tests.fixtures.fix_cluster",
     "tests.fixtures.fix_etcd",
     "tests.fixtures.fix_nats",
+    "tests.fixtures.fix_otlp",
     "tests.fixtures.fix_pg_backend",
     "tests.fixtures.fix_postgres",
     "tests.fixtures.fix_weed",
