@@ -39,6 +39,8 @@ POLL_INTERVAL_S: Final = 0.005
 DEFAULT_MAX_PAYLOAD_BYTES: Final = 1 << 20
 LOG_FILE_LIMIT_BYTES: Final = 10 << 20
 REPORTED_LOG_BYTES: Final = 2000
+DISK_RESERVE_BYTES: Final = 256 << 20
+"""A server that once meets a full disk answers no append until it is restarted, so we stop before that."""
 
 
 class NatsServerFailed(Exception):
@@ -141,6 +143,13 @@ class NatsServer:
             raise
         self._wanted_port = self.port
         log.info("nats server started", pid=self.pid, port=self.port, data_dir=str(self.data_dir))
+
+    def full(self) -> str | None:
+        """Return why the store must not grow further: its disk is down to the reserve. Cheap; ask each second."""
+        free = shutil.disk_usage(self.data_dir).free
+        if free >= DISK_RESERVE_BYTES:
+            return None
+        return f"{free >> 20} MB are free on the disk of {self.data_dir}, {DISK_RESERVE_BYTES >> 20} MB are kept free"
 
     async def wait(self) -> int:
         """Return the exit status once the child has ended: negative for the signal that ended it."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Final, Literal
 
 import msgspec
@@ -34,6 +34,7 @@ Durability = Literal["checked", "relaxed"]
 
 APPEND_TIMEOUT_S: Final = 5.0
 OPEN_TIMEOUT_S: Final = 30.0
+FULL_CHECK_INTERVAL_S: Final = 1.0
 FRAME_OVERHEAD_BYTES: Final = 512
 """Headers count towards the server's max_payload; ours are far smaller than this."""
 
@@ -68,6 +69,7 @@ class JetStreamLog:
         stream: LogStream,
         monitor: DurabilityMonitor | None,
         append_timeout_s: float,
+        full: Callable[[], str | None] | None = None,
     ) -> None:
         self._connection = connection
         self._stream = stream
@@ -83,6 +85,11 @@ class JetStreamLog:
         """By reply subject: whom to tell, the expected sequence, when to give up. In the order of sending."""
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
+        self._full = full
+        self._full_reason: str | None = None
+        self._full_timer: asyncio.TimerHandle | None = None
+        if full is not None:
+            self._check_full()
 
     @classmethod
     async def open(
@@ -97,12 +104,14 @@ class JetStreamLog:
         durability: Durability = "checked",
         append_timeout_s: float = APPEND_TIMEOUT_S,
         open_timeout_s: float = OPEN_TIMEOUT_S,
+        full: Callable[[], str | None] | None = None,
     ) -> JetStreamLog:
         """Create or verify the stream, check durability once, and return the log.
 
         `connection` is of the application's account; `system` of the system account, and needed unless `durability`
         is relaxed. Raises LogUnavailable when the stream cannot be had in time or is not set up as a log. A failed
-        durability check does not raise: `durable` tells, and appends are refused until it passes.
+        durability check does not raise: `durable` tells, and appends are refused until it passes. `full` is asked each
+        second, and while it returns a reason appends are refused as full: `NatsServer.full` where we run the server.
         """
         stream = LogStream(region, shard, replicas, max_bytes)
         await ensure_stream(connection, stream, open_timeout_s)
@@ -114,7 +123,7 @@ class JetStreamLog:
         else:
             monitor = DurabilityMonitor(connection, system, stream.name)
             await monitor.start()
-        return cls(connection, stream, monitor, append_timeout_s)
+        return cls(connection, stream, monitor, append_timeout_s, full)
 
     @property
     def name(self) -> str:
@@ -125,6 +134,9 @@ class JetStreamLog:
         monitor = self._monitor
         if monitor is not None and monitor.reason is not None:
             self._refuse(done, f"log is not known to be durable: {monitor.reason}")
+            return
+        if self._full_reason is not None:
+            self._refuse(done, f"log is full: {self._full_reason}", full=True)
             return
         if len(data) + FRAME_OVERHEAD_BYTES > self._connection.server.max_payload:
             limit = self._connection.server.max_payload
@@ -178,8 +190,9 @@ class JetStreamLog:
         self._closed = True
         self._unwatch()
         self._connection.unsubscribe(self._sid)
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._full_timer):
+            if timer is not None:
+                timer.cancel()
         self._fail_pending("the log was closed")
         if self._monitor is not None:
             await self._monitor.stop()
@@ -208,8 +221,19 @@ class JetStreamLog:
         else:
             done(ack.seq)
 
-    def _refuse(self, done: Done, reason: str) -> None:
-        self._loop.call_soon(done, AppendRefused(reason))
+    def _refuse(self, done: Done, reason: str, *, full: bool = False) -> None:
+        self._loop.call_soon(done, AppendRefused(reason, full=full))
+
+    def _check_full(self) -> None:
+        assert self._full is not None
+        reason = self._full()
+        if (reason is None) != (self._full_reason is None):
+            if reason is None:
+                log.info("log takes records again", stream=self._stream.name)
+            else:
+                log.error("log is full, appends are refused", stream=self._stream.name, reason=reason)
+        self._full_reason = reason
+        self._full_timer = self._loop.call_later(FULL_CHECK_INTERVAL_S, self._check_full)
 
     def _state_changed(self, connected: bool) -> None:
         if not connected:

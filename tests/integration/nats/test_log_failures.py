@@ -11,9 +11,11 @@ from typing import Any, cast
 
 import pytest
 
+from orbit.chassis import nats_server as nats_server_module
 from orbit.chassis.nats import open_client
 from orbit.chassis.nats_server import NatsServer
 from orbit.kernel.errors import LogCorrupt, LogUnavailable
+from services.storage.log import jetstream as jetstream_log
 from services.storage.log.interface import AppendRefused, AppendUnknown, Log, SlotTaken
 from services.storage.log.jetstream import JetStreamLog
 from tests.fixtures.fix_nats import Connect, NatsCluster, application, system
@@ -137,6 +139,23 @@ async def test_a_record_larger_than_the_server_takes_is_refused(nats_server: Nat
     with pytest.raises(AppendRefused, match="max_payload"):
         await append(log, bytes(1 << 20), 0)
     assert await append(log, b"still connected", 0) == 1
+    await log.close()
+
+
+async def test_a_disk_near_its_end_refuses_before_the_server_meets_it(
+    nats_server: NatsServer, nats_connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jetstream_log, "FULL_CHECK_INTERVAL_S", 0.01)
+    log = await open_log(nats_server, nats_connect, full=nats_server.full)
+    assert await append(log, b"x", 0) == 1
+    monkeypatch.setattr(nats_server_module, "DISK_RESERVE_BYTES", 1 << 60)
+    await asyncio.sleep(0.05)
+    with pytest.raises(AppendRefused, match="MB are kept free") as caught:
+        await append(log, b"x", 1)
+    assert caught.value.full
+    monkeypatch.undo()
+    await asyncio.sleep(0.05)
+    assert await append(log, b"x", 1) == 2
     await log.close()
 
 

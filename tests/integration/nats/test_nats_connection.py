@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -18,7 +22,9 @@ from orbit.chassis.nats import (
     NoResponders,
     open_client,
 )
-from orbit.chassis.nats_server import NatsServer
+from orbit.chassis.nats_server import NatsServer, find_binary
+from orbit.chassis.tls import client_context
+from tests.fixtures.fix_certificates import Certificates
 from tests.fixtures.fix_nats import Connect, application, free_ports
 
 pytestmark = pytest.mark.integration
@@ -147,3 +153,55 @@ async def test_the_full_client_has_our_login(nats_server: NatsServer) -> None:
     await jetstream.add_stream(name="S", subjects=["s"])
     assert (await jetstream.publish("s", b"x")).seq == 1
     await client.close()
+
+
+@pytest.fixture
+def tls_port(tmp_path: Path, certificates: Certificates) -> Iterator[int]:
+    """A server that talks TLS alone, and only to those who show a certificate of its authority."""
+    [port] = free_ports(1)
+    files = certificates.server
+    (tmp_path / "tls.conf").write_text(f"""
+listen: "127.0.0.1:{port}"
+tls {{
+  cert_file: "{files.cert_path}"
+  key_file: "{files.key_path}"
+  ca_file: "{files.ca_path}"
+  verify: true
+}}
+""")
+    process = subprocess.Popen([str(find_binary()), "-c", str(tmp_path / "tls.conf")], stderr=subprocess.DEVNULL)
+    yield port
+    process.kill()
+    process.wait()
+
+
+async def test_tls_with_certificates_on_both_sides(
+    tls_port: int, certificates: Certificates, nats_connect: Connect
+) -> None:
+    options = NatsOptions((f"127.0.0.1:{tls_port}",), tls=client_context(certificates.client))
+    connection = await nats_connect(options)
+    got: asyncio.Queue[bytes] = asyncio.Queue()
+    connection.subscribe(b"a", lambda _s, _r, _h, data: got.put_nowait(data))
+    connection.publish(b"a", b"x" * 500_000)
+    assert await asyncio.wait_for(got.get(), 10) == b"x" * 500_000
+    client = await open_client(options)
+    await client.close()
+
+
+async def test_tls_is_never_given_up(tls_port: int, certificates: Certificates, nats_connect: Connect) -> None:
+    address = f"127.0.0.1:{tls_port}"
+    await nats_connect(NatsOptions((address,), tls=client_context(certificates.client)))  # it is up
+    with pytest.raises(NatsUnreachable, match="wants TLS"):
+        await NatsConnection(NatsOptions((address,))).connect(timeout_s=0)
+    stranger = replace(certificates.stranger, ca_path=certificates.server.ca_path)
+    for context in (client_context(stranger), client_context()):
+        with pytest.raises(NatsUnreachable):
+            await NatsConnection(NatsOptions((address,), tls=context)).connect(timeout_s=0)
+
+
+async def test_a_server_without_tls_is_refused_where_tls_is_configured(
+    nats_server: NatsServer, certificates: Certificates
+) -> None:
+    options = NatsOptions((nats_server.url,), tls=client_context(certificates.client))
+    with pytest.raises(NatsUnreachable, match="offers none"):
+        await NatsConnection(options).connect(timeout_s=0)
