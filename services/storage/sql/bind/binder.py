@@ -19,12 +19,10 @@ from services.storage.sql.bind.resolve import (
     resolve_operator,
 )
 from services.storage.sql.bind.signatures import FUNCTIONS, OPERATORS, PREFIX_OPERATORS, Signature
+from services.storage.sql.bind.type_catalog import ANYNONARRAY
 from services.storage.sql.bind.tree import (
-    Cast,
-    Const,
     Expression,
     FunctionCall,
-    Parameter,
     TableRelation,
 )
 
@@ -70,6 +68,9 @@ class Binder:
     def operator(self, name: str, args: Sequence[Expression], position: int | None) -> FunctionCall:
         """Bind a binary or prefix operator. Raises 42883."""
         signature, converted, result = self.operator_parts(name, args, position)
+        if name == "||" and ANYNONARRAY in signature.args:
+            # text || anything is text || anything::text.
+            return self.operator(name, [self.coerce(item, SqlType(Oid.TEXT), "e", position) for item in args], position)
         return FunctionCall(SqlType(result), signature, tuple(converted))
 
     def operator_parts(
@@ -108,8 +109,6 @@ class Binder:
     ) -> FunctionCall:
         """Bind a call of an ordinary function. Raises 42883, 42725."""
         candidate = self.resolve(name, args, position, kinds)
-        if isinstance(candidate, Cast | Const | Parameter):
-            raise AssertionError(name)
         converted, result = self.arguments(candidate, args, [position] * len(args))
         self.note_volatility(candidate.signature)
         return FunctionCall(SqlType(result), candidate.signature, tuple(converted))

@@ -24,7 +24,7 @@ from services.storage.sql.bind.type_catalog import (
     is_array,
     is_binary_coercible,
 )
-from services.storage.sql.expression.text_values import text_parser
+from services.storage.sql.text_values import text_parser
 
 _AT_RUN_TIME = REG_TYPES | {Oid.TIMESTAMPTZ}
 """Types whose literals mean something only with the session's settings or the catalog."""

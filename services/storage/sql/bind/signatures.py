@@ -1,6 +1,6 @@
 """The functions, operators, aggregates and window functions that exist, as signatures.
 
-Owns the table and its reading. What a function does is in `expression` (Python) and `scan.templates` (DuckDB); a
+Owns the table and its reading. What a function does is in `evaluate` (Python) and `scan.templates` (DuckDB); a
 signature's `key`, such as `round(numeric,int4)` or `+(int4,int4)`, is the name that both use.
 """
 

@@ -1,6 +1,6 @@
 """The bound query: a tree in which every name is resolved and every expression has its PostgreSQL type.
 
-Owns the nodes and walks over them. Binding makes them, `expression` compiles them to Python, `scan` writes them as
+Owns the nodes and walks over them. Binding makes them, `evaluate` compiles them to Python, `scan` writes them as
 DuckDB's SQL. They hold no text of the query and no catalog.
 
 Each relation of a query (a table in FROM, a subquery, a CTE reference, a function) has a number that is unique in the
