@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -32,6 +32,9 @@ from services.storage.moves import (
     SnapshotRef,
     Tier,
 )
+
+if TYPE_CHECKING:
+    from services.storage.remote import RemoteBackend as remote_backend
 
 __all__ = [
     "FAILED",
@@ -53,7 +56,11 @@ __all__ = [
     "SnapshotRef",
     "Statement",
     "Tier",
+    "connect_moves",
 ]
+
+if TYPE_CHECKING:
+    import grpc.aio
 
 IDLE = 0x49
 """Transaction status `I`: no transaction block."""
@@ -214,3 +221,20 @@ class Backend(Protocol):
     def open(self, user: str, database: str, settings: dict[str, str], owner: SessionOwner) -> Session:
         """Open a session for an authenticated user. `settings` are start-up options such as application_name."""
         ...
+
+
+def connect_moves(channel: grpc.aio.Channel, shard: int) -> Moves:
+    """Return `Moves` of the node at the other end of a channel. A lost connection is NotLeader there."""
+
+    return MovesClient(channel, shard)
+
+
+def __getattr__(name: str) -> Any:
+    """Load an implementation when its name is first asked for: most users of this contract need none of them."""
+    match name:
+        case "remote_backend":
+            from services.storage.remote import RemoteBackend
+
+            return RemoteBackend
+        case _:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -26,7 +26,7 @@ from orbit.kernel.schema import Catalog, Table
 from services.storage.state import State
 from services.storage.tiers.table import TableStore, UniqueIndex
 from services.storage.txn.committer import Committed, Committer
-from services.storage.txn.locks import COMMON, LockTable, Mode
+from services.storage.txn.locks import COMMON, CONFLICTS, Contention, LockTable, Mode
 from services.storage.txn.transaction import Isolation, Transaction, Waker
 
 
@@ -196,6 +196,16 @@ class Engine:
         if transaction.snapshot is not None and store.changed_since(row_id, transaction.snapshot):
             raise SerializationFailure("could not serialize access due to concurrent update")
         return True
+
+    @staticmethod
+    def lock_is_free(store: TableStore, row_id: int, transaction: Transaction, mode: Mode) -> bool:
+        """Return whether a row's lock could be had without waiting (SKIP LOCKED)."""
+        entry = store.row_locks.held.get(row_id)
+        if entry is None or entry is transaction:
+            return True
+        if isinstance(entry, Contention):
+            return entry.admits(transaction, mode) and not entry.waiters
+        return COMMON not in CONFLICTS[mode]
 
     def lock_key(self, transaction: Transaction, index: UniqueIndex, key: Any) -> bool:
         """Lock a unique-key value, present or not. False: queued."""

@@ -34,6 +34,9 @@ class SessionsServicer(wire_grpc.SessionsServicer):
         self._open_session = open_session
         self._credentials = credentials
 
+    def register(self, server: grpc.aio.Server) -> None:
+        wire_grpc.add_SessionsServicer_to_server(self, server)  # type: ignore[no-untyped-call]
+
     async def Exchange(  # noqa: N802 - the name is generated
         self, request_iterator: AsyncIterator[wire.Frame], context: grpc.aio.ServicerContext[Any, Any]
     ) -> None:

@@ -14,12 +14,13 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from orbit.kernel.errors import LockNotAvailable, OrbitError, QueryCanceled, TransactionAborted
+from orbit.kernel.errors import LockNotAvailable, NotSupported, OrbitError, QueryCanceled, TransactionAborted
 from orbit.kernel.records import Row
 from orbit.kernel.types import SqlType
 from services.storage.client import FAILED, IDLE, IN_TRANSACTION, ColumnDescription, CopyFormat, SessionOwner
 from services.storage.engine import Engine
 from services.storage.sql.answer import EncodeRow, row_description, row_encoder
+from services.storage.sql.evaluate import EvaluationContext
 from services.storage.sql.plan import Plan, decode_parameters
 from services.storage.sql.settings import Settings
 from services.storage.txn.transaction import Isolation, Transaction
@@ -70,6 +71,8 @@ class StorageSession:
         self.settings = Settings(user, settings)
         self.status = IDLE
         self.transaction: Transaction | None = None
+        self.region_read_only = False
+        """This region is a replica: every transaction is read-only."""
         self.savepoints: list[Savepoint] = []
         self.space: PlanSpace | None = None
         self.query_rows: list[Row] | None = None
@@ -91,6 +94,7 @@ class StorageSession:
         self._next: Next = _same
         self._pending = False
         self._committing = False
+        self._started_us = engine.clock.now_us()
         self._timers: list[asyncio.TimerHandle] = []
         self._script: list[Any] = []
         self._answers: list[bytes] = []
@@ -183,11 +187,35 @@ class StorageSession:
         transaction = self.transaction
         if transaction is None:
             transaction = self.transaction = self.engine.begin(self._isolation, self._woken)
-            transaction.read_only = self._read_only
+            transaction.read_only = self._read_only or self.region_read_only
         return transaction
 
     def encoder(self, columns: Sequence[ColumnDescription], formats: Sequence[int]) -> EncodeRow:
         return row_encoder(columns, formats, self.settings.zone)
+
+    def evaluation_context(self) -> EvaluationContext:
+        """Return what the current statement's expressions may know."""
+        engine, transaction = self.engine, self.transaction
+        statement_us = engine.clock.now_us()
+        return EvaluationContext(
+            now_us=statement_us if transaction is None else transaction.started_us,
+            statement_us=statement_us,
+            zone=self.settings.zone,
+            user=self.user,
+            session_user=self.user,
+            database=self.database,
+            search_path=self.settings.search_path,
+            catalog=engine.catalog(transaction),
+            setting=self.settings.find,
+            set_setting=self._set_config,
+            started_us=self._started_us,
+        )
+
+    def _set_config(self, name: str, value: str, local: bool) -> str:
+        if local:
+            raise NotSupported("set_config for one transaction is not supported")
+        self.settings.set(name, value)
+        return value
 
     def complete(self, outcome: bytes | OrbitError) -> None:
         """The plan that took over is done. Called from the event loop."""

@@ -28,7 +28,7 @@ from services.storage.sql.dml.write import compile_change, compile_insert
 from services.storage.sql.parse import Kind, Statement, parse
 from services.storage.sql.parse.statement import CopyCommand
 from services.storage.sql.plan import ControlPlan, Plan
-from services.storage.sql.select import QueryPlanner
+from services.storage.sql.queries import QueryPlanner
 from services.storage.sql.settings import Settings
 from services.storage.txn.transaction import Isolation, Transaction
 

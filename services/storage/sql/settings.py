@@ -175,6 +175,10 @@ class Settings:
         key = self._key(name)
         return self._values.get(key, self._defaults[key])
 
+    def find(self, name: str) -> str | None:
+        """Return a setting's value, None for an unknown name."""
+        return self.get(name) if name.lower() in _KNOWN else None
+
     def set(self, name: str, value: str) -> None:
         """Give a setting a value. Raises 42704, 22023, 55P02 or 0A000."""
         key = self._key(name)

@@ -101,6 +101,11 @@ class ColdReader:
         files = self._plan(ref).files
         return sum(file.rows for file in files), sum(file.size_bytes for file in files)
 
+    def files(self, ref: SnapshotRef) -> tuple[int, int]:
+        """Return (data files, bytes) of a snapshot, from manifests alone."""
+        files = self._plan(ref).files
+        return len(files), sum(file.size_bytes for file in files)
+
     def read(
         self, table: Table, ref: SnapshotRef, columns: Sequence[str | int], row_id_ranges: Sequence[RowRange]
     ) -> pa.Table:

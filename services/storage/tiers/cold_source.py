@@ -39,6 +39,10 @@ class ColdColumns(Protocol):
 
     def read_rows(self, table: Table, ref: SnapshotRef, row_ids: Sequence[int]) -> dict[int, Row]: ...
 
+    def files(self, ref: SnapshotRef) -> tuple[int, int]:
+        """Return (data files, bytes) of a snapshot."""
+        ...
+
 
 def key_columns(table: Table) -> set[int]:
     """Return the numbers of the columns that some key needs: they stay local for ever."""

@@ -293,6 +293,18 @@ class TableStore:
         sealed = sum(segment.count - segment.dead for segment in self.segments.values() if segment.owner is None)
         return sealed + sum(1 for head in self.heads.values() if head.end == INFINITY_LSN)
 
+    def tier_report(self) -> dict[str, dict[str, int]]:
+        """Return rows, bytes and segments by tier; the tail counts as hot."""
+        report = {name: {"rows": 0, "bytes": 0, "segments": 0, "files": 0} for name in ("hot", "warm", "cold")}
+        report["hot"]["rows"] = sum(1 for head in self.heads.values() if head.end == INFINITY_LSN)
+        for segment in self.segments.values():
+            if segment.owner is None:
+                tier = report[segment.tier]
+                tier["rows"] += segment.count - segment.dead
+                tier["bytes"] += segment.columns_bytes or segment.stored_bytes
+                tier["segments"] += 1
+        return report
+
     # Applying committed effects. `keep` tells whether some snapshot may still read what ends here.
 
     def insert(self, row_id: int, row: Row, lsn: int) -> None:
