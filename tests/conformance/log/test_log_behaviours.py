@@ -20,7 +20,7 @@ from services.storage.log.memory import Fate, MemoryLog, MemoryStream
 from tests.fixtures.fix_nats import Connect, application, system
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-APPEND_TIMEOUT_S = 0.3
+APPEND_TIMEOUT_S = 1.5
 
 
 class Ground(Protocol):
@@ -107,6 +107,8 @@ async def ground(request: pytest.FixtureRequest, tmp_path: Path, nats_connect: C
     jetstream = JetStreamGround(tmp_path, nats_connect, max_bytes)
     await jetstream.server.start()
     yield jetstream
+    assert jetstream.server.pid
+    os.kill(jetstream.server.pid, signal.SIGCONT)
     for log in jetstream.logs:
         await log.close()
     await jetstream.lax.stop()

@@ -113,6 +113,9 @@ async def test_a_restart_without_fsync_stops_appends(nats_server: NatsServer, na
     assert log.durable() is None
     await append(log, b"x", 0)
     await nats_server.stop()
+    async with asyncio.timeout(20):
+        while log.durable() is None:  # noqa: ASYNC110 - the log has no event for this
+            await asyncio.sleep(0.01)
     with pytest.raises(AppendRefused, match="not checked yet"):
         await append(log, b"y", 1)
     nats_server._sync_always = False
