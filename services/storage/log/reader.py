@@ -88,8 +88,8 @@ class StreamReader:
     async def _restart(self) -> None:
         """Start a new consumer at the next record wanted; tries until it has one."""
         pause = RETRY_FIRST_S
-        while self._doubt:
-            reason = self._doubt
+        reason = self._doubt
+        while True:
             self._connected.clear()
             try:
                 await self._start()
@@ -98,13 +98,13 @@ class StreamReader:
                     raise LogCorrupt(f"stream {self._stream} is gone") from error
                 if not is_transient(error):
                     log.error("log cannot be read, trying on", stream=self._stream, reason=str(error))
-                self._doubt = str(error)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause):
                         await self._connected.wait()
                 pause = min(2 * pause, RETRY_LAST_S)
             else:
                 log.debug("log reader started", stream=self._stream, at=self._next_taken, because=reason)
+                return  # doubt may have come up again; what did arrive is taken first
 
     async def _start(self) -> None:
         self._drop_consumer()
