@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from orbit.chassis.config import Config
+    from orbit.chassis.metrics import Metrics
     from services.coordinator.coordination import EtcdCoordination
     from services.coordinator.embedded import EmbeddedCoordination
 
@@ -25,6 +26,7 @@ __all__ = [
     "Member",
     "NodeIdTaken",
     "NominationLost",
+    "feed_metrics",
     "make_coordination",
 ]
 
@@ -65,6 +67,26 @@ class ClusterReport(Protocol):
 
     Offered by every `Coordination` here and by the coordinator service.
     """
+
+    @property
+    def nodes_total(self) -> int:
+        """Live storage nodes (`orbit_cluster_nodes_total`)."""
+        ...
+
+    @property
+    def leader_changes_total(self) -> int:
+        """Changes of the leader seen since the start (`orbit_cluster_leader_changes_total`)."""
+        ...
+
+    @property
+    def heartbeat_failures_total(self) -> int:
+        """Keep-alives of this process's lease that failed (`orbit_raft_heartbeat_failures_total`)."""
+        ...
+
+    @property
+    def replication_lag_ms(self) -> int:
+        """A follower's own lag, elsewhere the worst of all (`orbit_cluster_replication_lag_ms`)."""
+        ...
 
     def health(self) -> dict[str, Any]:
         """Return {"healthy": bool, "reason": text or None}: whether the store answers and every shard has a leader."""
@@ -141,6 +163,13 @@ def make_coordination(config: Config) -> EmbeddedCoordination | EtcdCoordination
     from services.coordinator.wiring import make
 
     return make(config)
+
+
+def feed_metrics(metrics: Metrics, report: ClusterReport) -> None:
+    """Let the cluster's metrics be read from the report at each scrape. For a service's wiring."""
+    from services.coordinator.wiring import feed
+
+    feed(metrics, report)
 
 
 def __getattr__(name: str) -> Any:

@@ -89,27 +89,39 @@ class EtcdCoordination:
         self._lost_callbacks: list[Callable[[], None]] = []
         self._handovers: set[asyncio.Task[None]] = set()
         self._unsubscribe: Callable[[], None] = lambda: None
+        self._lease_valid: Callable[[], bool] = lambda: False
+        self._stopped = False
 
     @property
-    def heartbeat_failures(self) -> int:
-        """Keep-alives that etcd did not answer in time (`orbit_raft_heartbeat_failures_total`)."""
+    def nodes_total(self) -> int:
+        return len(self._view.world.members())
+
+    @property
+    def leader_changes_total(self) -> int:
+        return self._meter.leader_changes
+
+    @property
+    def heartbeat_failures_total(self) -> int:
         return 0 if self._registration is None else self._registration.heartbeat_failures
 
     @property
-    def leader_changes(self) -> int:
-        """Changes of a shard's leader that this process has seen (`orbit_cluster_leader_changes_total`)."""
-        return self._meter.leader_changes
+    def replication_lag_ms(self) -> int:
+        lag_ms: int = self.cluster_status()["replication_lag_ms"]
+        return lag_ms
 
     async def start(self) -> None:
         self._unsubscribe = self._view.subscribe(self._on_change)
         try:
             await self._view.start(self._connect_timeout_s)
         except BaseException:
-            await self._view.stop()
-            await self._client.close()
+            await self.stop()
             raise
 
     async def stop(self) -> None:
+        """Give everything back. Once stopped it stays so; a second call does nothing."""
+        if self._stopped:
+            return
+        self._stopped = True
         self._unsubscribe()
         for handover in tuple(self._handovers):
             handover.cancel()
@@ -139,8 +151,13 @@ class EtcdCoordination:
             lost=self._on_lease_lost,
             now=self._now,
         )
-        await registration.start()
+        try:
+            await registration.start()
+        except BaseException:
+            await registration.stop()
+            raise
         self._registration = registration
+        self._lease_valid = registration.valid
 
     def report(self, applied_sequence: int) -> None:
         self._applied_sequence = applied_sequence
@@ -169,7 +186,7 @@ class EtcdCoordination:
             _log.info("resigned", shard=shard, node=self._node_id)
 
     def lease_valid(self) -> bool:
-        return self._registration is not None and self._registration.valid()
+        return self._lease_valid()
 
     def on_lease_lost(self, callback: Callable[[], None]) -> None:
         self._lost_callbacks.append(callback)
@@ -224,6 +241,7 @@ class EtcdCoordination:
 
     def _on_change(self, _: World, world: World) -> None:
         self._meter.observe(world, self._now())
+        self._resigned = {shard for shard in self._resigned if not self._led_by_another(world, shard)}
         lost = [shard for shard, election in self._elections.items() if election.seen(world)]
         if lost and self._registration is not None:
             # With the lease it was lost under: nothing of that reign may look valid when the callbacks run.
@@ -232,6 +250,11 @@ class EtcdCoordination:
             wanted = world.handover(shard)
             if wanted is not None and wanted != self._node_id and wanted in world.members():
                 self._hand_over(shard, wanted)
+
+    def _led_by_another(self, world: World, shard: int) -> bool:
+        """Return whether the shard found a successor, so that this node may campaign like any other again."""
+        leader = world.leader(shard)
+        return leader is not None and leader.node_id != self._node_id
 
     def _on_lease_lost(self, reason: str) -> None:
         for election in self._elections.values():

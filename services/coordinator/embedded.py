@@ -29,6 +29,8 @@ class EmbeddedCoordination:
         self._lost_callbacks: list[Callable[[], None]] = []
         self._applied_sequence = 0
         self._term = 0
+        self._changes = 0
+        self._led_before = False
 
     async def start(self) -> None:
         self._running = True
@@ -59,7 +61,9 @@ class EmbeddedCoordination:
     async def announce(self, leader: Leader) -> None:
         if leader.shard not in self._nominated:
             raise NominationLost(f"not nominated for shard {leader.shard}")
-        self._term = leader.epoch
+        if self._led_before and leader.epoch != self._term:
+            self._changes += 1
+        self._led_before, self._term = True, leader.epoch
         self._lead(leader.shard, leader)
 
     async def resign(self, shard: int) -> None:
@@ -83,6 +87,22 @@ class EmbeddedCoordination:
 
     def members(self) -> list[Member]:
         return [] if self._member is None else [replace(self._member, applied_sequence=self._applied_sequence)]
+
+    @property
+    def nodes_total(self) -> int:
+        return len(self.members())
+
+    @property
+    def leader_changes_total(self) -> int:
+        return self._changes
+
+    @property
+    def heartbeat_failures_total(self) -> int:
+        return 0
+
+    @property
+    def replication_lag_ms(self) -> int:
+        return 0
 
     def health(self) -> dict[str, Any]:
         reason = None if DEFAULT_SHARD in self._leaders else f"shard {DEFAULT_SHARD} has no leader"

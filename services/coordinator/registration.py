@@ -82,15 +82,11 @@ class Registration:
             _log.info("lease lifetime rounded up", asked_ms=self._election_timeout_ms, used_s=self._ttl_s)
         self._held = asyncio.get_running_loop().create_future()
         self._keeper.start()
-        try:
-            await self._register()
-        except BaseException:
-            await self._keeper.stop()
-            raise
+        await self._register()
         self._on_beat()
 
     async def stop(self) -> None:
-        """Give the lease back, and with it every key under it."""
+        """Give the lease back, and with it every key under it. Also after a `start` that failed."""
         if self._again is not None:
             self._again.cancel()
             await asyncio.wait((self._again,))
@@ -102,9 +98,10 @@ class Registration:
             self._held.exception()  # Waiters get it; without any, asyncio would complain.
         await self._revoke_own_leases(keep=0)
 
-    def valid(self) -> bool:
-        """Return whether the lease surely holds now. Cheap, and true to the moment it is called."""
-        return self._keeper.valid()
+    @property
+    def valid(self) -> Callable[[], bool]:
+        """Returns whether the lease surely holds now: cheap, and true to the moment it is called."""
+        return self._keeper.valid
 
     def current(self) -> Lease | None:
         """Return the lease, if there is one that has not been told lost."""

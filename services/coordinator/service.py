@@ -74,6 +74,7 @@ class CoordinatorService:
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._unsubscribe: Callable[[], None] = lambda: None
+        self._stopped = False
 
     async def start(self) -> None:
         """Connect, register and begin to campaign. Raises EtcdError with the endpoint's name, NodeIdTaken."""
@@ -82,13 +83,15 @@ class CoordinatorService:
             await self._view.start(self._connect_timeout_s)
             await self._registration.start()
         except BaseException:
-            await self._view.stop()
-            await self._client.close()
+            await self.stop()
             raise
         self._task = asyncio.create_task(self._run(), name="coordinator")
 
     async def stop(self) -> None:
-        """Pass activity on at once, and disconnect."""
+        """Pass activity on at once, and disconnect. Once stopped it stays so; a second call does nothing."""
+        if self._stopped:
+            return
+        self._stopped = True
         self._unsubscribe()
         if self._task is not None:
             self._task.cancel()
@@ -98,6 +101,11 @@ class CoordinatorService:
         await self._view.stop()
         await self._client.close()
 
+    async def ended(self) -> None:
+        """Return or raise when the control loop has died; for the process's watch over its parts."""
+        if self._task is not None:
+            await asyncio.shield(self._task)
+
     @property
     def active(self) -> bool:
         """Whether this instance plans and writes."""
@@ -105,22 +113,18 @@ class CoordinatorService:
 
     @property
     def nodes_total(self) -> int:
-        """Live storage nodes (`orbit_cluster_nodes_total`)."""
         return len(self._view.world.members())
 
     @property
     def leader_changes_total(self) -> int:
-        """Changes of the leader seen since the start (`orbit_cluster_leader_changes_total`)."""
         return self._meter.leader_changes
 
     @property
     def heartbeat_failures_total(self) -> int:
-        """Keep-alives of this instance that failed (`orbit_raft_heartbeat_failures_total`)."""
         return self._registration.heartbeat_failures
 
     @property
     def replication_lag_ms(self) -> int:
-        """The worst lag of any member (`orbit_cluster_replication_lag_ms`)."""
         lag_ms: int = self.cluster_status()["replication_lag_ms"]
         return lag_ms
 

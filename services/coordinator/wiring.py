@@ -9,7 +9,8 @@ from pathlib import Path
 
 from orbit.chassis.config import Config
 from orbit.chassis.etcd_nouns import EtcdSettings
-from services.coordinator.client import EmbeddedCoordination, EtcdCoordination
+from orbit.chassis.metrics import CLUSTER_NODES, HEARTBEAT_FAILURES, LEADER_CHANGES, REPLICATION_LAG, Metrics
+from services.coordinator.client import ClusterReport, EmbeddedCoordination, EtcdCoordination
 
 HTTPS = "https://"
 HTTP = "http://"
@@ -44,6 +45,14 @@ def make(config: Config) -> EmbeddedCoordination | EtcdCoordination:
         election_timeout_ms=config.cluster.election_timeout_ms,
         heartbeat_interval_ms=config.cluster.heartbeat_interval_ms,
     )
+
+
+def feed(metrics: Metrics, report: ClusterReport) -> None:
+    """Feed the cluster's metrics, which storage nodes and coordinators own, from the report."""
+    metrics.feed(CLUSTER_NODES, lambda: report.nodes_total)
+    metrics.feed(LEADER_CHANGES, lambda: report.leader_changes_total)
+    metrics.feed(HEARTBEAT_FAILURES, lambda: report.heartbeat_failures_total)
+    metrics.feed(REPLICATION_LAG, lambda: report.replication_lag_ms)
 
 
 def _pem(path: str) -> bytes | None:

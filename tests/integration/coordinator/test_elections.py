@@ -225,7 +225,7 @@ async def test_a_hung_event_loop_loses_its_lease(etcd: EtcdCluster, make: Make, 
 
     watcher = threading.Thread(target=watch_nomination)
     watcher.start()
-    time.sleep(TTL_S + 2.5)  # noqa: ASYNC251 - this is the hang
+    time.sleep(TTL_S + 2.0)  # noqa: ASYNC251 - this is the hang
     assert vacant.is_set(), "etcd still holds the nomination of a hung node"
     assert not hung.lease_valid()
     watcher.join()
@@ -324,7 +324,7 @@ async def test_etcd_killed_and_restarted(etcd_alone: EtcdCluster, make: Make) ->
     assert told == [False]
     assert not gateway.health()["healthy"]
     assert gateway.members() == [member("node")], "a gateway keeps what it knew"
-    assert node.heartbeat_failures > 0
+    assert node.heartbeat_failures_total > 0
     campaign = asyncio.create_task(node.campaign(SHARD))
     await asyncio.to_thread(etcd_alone.start)
     await within(5, campaign)

@@ -10,9 +10,11 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from orbit.chassis.etcd import EtcdClient
@@ -195,71 +197,114 @@ async def test_starting_without_etcd_names_the_endpoint(etcd: EtcdCluster, regio
         await service(cluster, region, "one").start()
 
 
+@dataclass
+class Running:
+    """`python -m services.coordinator` as a process of its own."""
+
+    process: asyncio.subprocess.Process
+    port: int
+
+    async def get(self, path: str) -> tuple[int, Any]:
+        """Return (status, body) from the operations port; the body decoded where it is JSON."""
+        async with httpx.AsyncClient(trust_env=False) as client:
+            reply = await client.get(f"http://127.0.0.1:{self.port}{path}")
+        return reply.status_code, reply.json() if "json" in reply.headers["content-type"] else reply.text
+
+
 @contextlib.asynccontextmanager
-async def process(cluster: EtcdCluster, region: str, name: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run `python -m services.coordinator`."""
+async def process(endpoints: str, region: str, name: str) -> AsyncIterator[Running]:
+    (port,) = free_ports(1)
     environment = {
         "PATH": os.environ["PATH"],
         "NODE_ID": name,
         "ORBIT_ROLES": "coordinator",
         "ORBIT_REGION": region,
         "ORBIT_COORDINATOR_STORE": "etcd",
-        "ORBIT_ETCD_ENDPOINTS": ",".join(cluster.settings().endpoints),
+        "ORBIT_ETCD_ENDPOINTS": endpoints,
         "ORBIT_NATS_URLS": "nats://127.0.0.1:4222",
         "RAFT_ELECTION_TIMEOUT_MS": "1000",
         "RAFT_HEARTBEAT_INTERVAL_MS": "100",
         "REPLICATION_FACTOR": "3",
-        "METRICS_PORT": str(free_ports(1)[0]),
+        "METRICS_PORT": str(port),
     }
     running = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "services.coordinator", cwd=REPOSITORY, env=environment,
         stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:
-        yield running
+        yield Running(running, port)
     finally:
         with contextlib.suppress(ProcessLookupError):
             running.kill()
-        await running.wait()
+        await running.communicate()
 
 
-async def test_processes_pass_activity_on_and_stop_cleanly(etcd: EtcdCluster, region: str) -> None:
+async def test_processes_pass_activity_on_and_stop_cleanly(etcd: EtcdCluster, region: str, started: Any) -> None:
+    endpoints = ",".join(etcd.settings().endpoints)
     client = EtcdClient(etcd.settings())
     view = ClusterView(client, Keys(region))
     await view.start(5)
-    async with process(etcd, region, "one") as one:
+    async with process(endpoints, region, "one") as one:
         async with asyncio.timeout(15):
             await view.until(lambda world: world.active() == "one" and world.config() is not None)
-        async with process(etcd, region, "two") as two:
+        async with process(endpoints, region, "two") as two:
             async with asyncio.timeout(15):
                 await view.until(lambda world: list(world.instances()) == ["one", "two"])
-            one.send_signal(signal.SIGKILL)
+            one.process.send_signal(signal.SIGKILL)
             began_at = time.monotonic()
             async with asyncio.timeout(TTL_S + 4):
                 await view.until(lambda world: world.active() == "two")
             assert time.monotonic() - began_at < TTL_S + 1.0
-            two.send_signal(signal.SIGTERM)
+            await started(Node(etcd, region, "a"))
             async with asyncio.timeout(5):
-                assert await two.wait() == 0
+                await view.until(lambda world: world.leader(0) is not None)
+            await _check_operations(two)
+            two.process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(5):
+                assert await two.process.wait() == 0
                 await view.until(lambda world: world.active() is None and not world.instances())
     await view.stop()
     await client.close()
 
 
-async def test_a_process_that_cannot_start_says_why() -> None:
+async def _check_operations(coordinator: Running) -> None:
+    async with asyncio.timeout(5):
+        while (status := (await coordinator.get("/cluster/status"))[1])["leader"] is None:  # noqa: ASYNC110 - it polls
+            await asyncio.sleep(0.01)
+    assert (status["healthy"], status["role"], status["peers"]) == (True, "active", ["a:7000"])
+    code, health = await coordinator.get("/health")
+    assert (code, health["healthy"], health["term"]) == (200, True, status["term"])
+    _, replication = await coordinator.get("/cluster/replication")
+    assert [each["node"] for each in replication["members"]] == ["a"]
+    _, metrics = await coordinator.get("/metrics")
+    assert "orbit_cluster_nodes_total 1.0" in metrics
+    for name in ("leader_changes_total", "replication_lag_ms"):
+        assert f"orbit_cluster_{name} " in metrics
+    assert "orbit_raft_heartbeat_failures_total 0.0" in metrics
+
+
+async def test_a_process_with_impossible_settings_says_why(region: str) -> None:
     (port,) = free_ports(1)
-    environment = {
-        "PATH": os.environ["PATH"],
-        "ORBIT_ROLES": "coordinator",
-        "ORBIT_COORDINATOR_STORE": "etcd",
-        "ORBIT_ETCD_ENDPOINTS": f"127.0.0.1:{port},https://127.0.0.1:{port}",
-        "ORBIT_NATS_URLS": "nats://127.0.0.1:4222",
-    }
-    running = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "services.coordinator", cwd=REPOSITORY, env=environment,
-        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    _, said = await asyncio.wait_for(running.communicate(), 20)
-    assert running.returncode == 1
+    async with process(f"127.0.0.1:{port},https://127.0.0.1:{port}", region, "one") as running:
+        assert running.process.stderr is not None
+        said = await asyncio.wait_for(running.process.stderr.read(), 30)
+        assert await running.process.wait() == 1
     assert b"ORBIT_ETCD_ENDPOINTS" in said
     assert b"Traceback" not in said
+
+
+async def test_a_process_without_etcd_is_not_healthy_and_can_be_stopped(region: str) -> None:
+    (port,) = free_ports(1)
+    async with process(f"127.0.0.1:{port}", region, "one") as running:
+        async with asyncio.timeout(10):
+            while True:
+                try:
+                    code, health = await running.get("/health")
+                    break
+                except httpx.ConnectError:
+                    await asyncio.sleep(0.05)
+        assert (code, health["healthy"]) == (503, False)
+        assert "etcd does not answer" in health["reasons"][0]
+        running.process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(5):
+            assert await running.process.wait() == 0
