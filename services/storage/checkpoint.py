@@ -16,6 +16,7 @@ import numpy as np
 
 from orbit.kernel import records
 from orbit.kernel.ids import INFINITY_LSN
+from orbit.kernel.origin import Origin
 from orbit.kernel.schema import Catalog, CatalogObject, Column
 from services.storage.moves import SnapshotRef, Tier
 from services.storage.state import OpenMove, State
@@ -60,6 +61,7 @@ class StateRecord(msgspec.Struct, kw_only=True):
     cold: dict[int, records.ColdCommit]
     committed: list[tuple[bytes, int]]
     times: list[tuple[int, int]]
+    origins: list[str] = []
 
 
 @dataclass(slots=True)
@@ -236,6 +238,7 @@ def _state_record(state: State) -> StateRecord:
         cold=dict(state.cold),
         committed=list(state.committed.items()),
         times=list(state.times),
+        origins=[origin.text for origin in state.origins.values()],
     )
 
 
@@ -259,6 +262,7 @@ def _restore_state(state: State, saved: StateRecord) -> None:
     state.cold = saved.cold
     state.committed.update(saved.committed)
     state.times = [(sequence, time_us) for sequence, time_us in saved.times]
+    state.origins = {origin.region: origin for origin in map(Origin.parse, saved.origins)}
 
 
 def _pack_ends(ends: Any) -> bytes:

@@ -20,6 +20,7 @@ from orbit.kernel import records
 from orbit.kernel.errors import LogCorrupt
 from orbit.kernel.ids import FIRST_TIMELINE, pack, sequence_of
 from orbit.kernel.limits import REMEMBERED_TRANSACTIONS
+from orbit.kernel.origin import Origin
 from orbit.kernel.records import Kind, Record, Row
 from orbit.kernel.schema import Catalog, Table
 from services.storage.tiers.table import TableStore
@@ -61,6 +62,8 @@ class State:
         self.epoch = 0
         self.leader_node = ""
         self.cursors: dict[str, int] = {}
+        self.origins: dict[str, Origin] = {}
+        """How far this region has applied the log of each region that it replicates."""
         self.horizon = 0
         self.trimmed_through = 0
         self.moves: dict[bytes, OpenMove] = {}
@@ -136,6 +139,9 @@ class State:
                 continue
             ordinal = self._apply_transaction(transaction, lsn, ordinal, record.time_us + index, decoded)
             self.applied_lsn = lsn
+            if transaction.origin:
+                origin = Origin.parse(transaction.origin)
+                self.origins[origin.region] = origin
             self.committed[transaction.id] = lsn
             if len(self.committed) > REMEMBERED_TRANSACTIONS:
                 self.committed.popitem(last=False)

@@ -137,7 +137,7 @@ class Committer:
             for item in items:
                 transaction = item.transaction
                 assert transaction is not None, "group items are transactions"
-                body.append(records.Transaction(transaction.id, list(transaction.effects())))
+                body.append(records.Transaction(transaction.id, list(transaction.effects()), transaction.origin))
         return self._envelope(first.kind, body)
 
     def _envelope(self, kind: Kind, body: Any) -> tuple[Record, bytes]:

@@ -51,6 +51,7 @@ class Transaction:
         "isolation",
         "keys",
         "locks",
+        "origin",
         "private_stores",
         "read_only",
         "sequences",
@@ -88,6 +89,8 @@ class Transaction:
         """Rows that this transaction has bulk loaded, per table."""
         self.entered: dict[TableStore, Mode] = {}
         """Table locks held, so that a statement asks only once."""
+        self.origin = ""
+        """The position in another region's log up to which this transaction replicates; '' for a local one."""
         self.private_stores: dict[int, TableStore] = {}
         """Rows of tables whose storage only this transaction's catalog knows."""
         self._next_provisional = -1
@@ -102,7 +105,7 @@ class Transaction:
 
     @property
     def wrote(self) -> bool:
-        return bool(self.writes or self.catalog_changes or self.chunks)
+        return bool(self.writes or self.catalog_changes or self.chunks or self.origin)
 
     def new_row_id(self) -> int:
         """Return a provisional row id; the record that carries the row gives it its real one."""
