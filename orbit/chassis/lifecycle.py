@@ -39,6 +39,20 @@ class Component(Protocol):
     async def stop(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """A component made of two coroutine functions, for what has its own names for them."""
+
+    on_start: Callable[[], Awaitable[object]]
+    on_stop: Callable[[], Awaitable[object]]
+
+    async def start(self) -> None:
+        await self.on_start()
+
+    async def stop(self) -> None:
+        await self.on_stop()
+
+
 Watch = Callable[[], Awaitable[object]]
 """Returns or raises when the component has died."""
 

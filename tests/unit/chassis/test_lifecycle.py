@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from orbit.chassis.lifecycle import Process
+from orbit.chassis.lifecycle import Process, Steps
 
 
 class Part:
@@ -80,9 +80,23 @@ async def test_the_deadline_of_a_stop_holds(journal: list[str]) -> None:
     assert await asyncio.wait_for(made.run(on_started=lambda: made.stop("asked to")), 10) == 1
 
 
+async def test_two_functions_make_a_part(journal: list[str]) -> None:
+    async def connect(timeout_s: float = 5.0) -> str:
+        journal.append(f"connect {timeout_s}")
+        return "connected"
+
+    async def close() -> None:
+        journal.append("close")
+
+    made = Process("test")
+    made.add("connection", Steps(connect, close))
+    assert await made.run(on_started=lambda: made.stop("asked to")) == 0
+    assert journal == ["connect 5.0", "close"]
+
+
 PROGRAM = """
 import asyncio, gc, sys
-from orbit.chassis.lifecycle import Process, run
+from orbit.chassis.lifecycle import Process, Steps, run
 
 class Slow:
     async def start(self): print("starting", flush=True); await asyncio.sleep({start_s})
