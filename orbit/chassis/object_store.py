@@ -7,6 +7,7 @@ The only home of aioboto3. Owns credentials in memory, time limits, encryption h
 from __future__ import annotations
 
 import asyncio
+import io
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
@@ -18,8 +19,6 @@ from urllib.parse import urlsplit
 
 import aioboto3
 from aiobotocore.config import AioConfig
-from boto3.exceptions import Boto3Error
-from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import BotoCoreError, ClientError
 
 from orbit.kernel.errors import StoreUnavailable
@@ -133,18 +132,38 @@ class ObjectStore:
 
     async def put(self, key: str, data: bytes) -> None:
         with self._failures(key):
-            await self._client.put_object(Bucket=self.bucket, Key=key, Body=data, **self.settings.encryption())
+            body = io.BytesIO(data)
+            await self._client.put_object(Bucket=self.bucket, Key=key, Body=body, **self.settings.encryption())
 
     async def put_file(self, key: str, path: Path) -> None:
-        """Upload a local file, in parts when it is large."""
+        """Upload a local file, in parallel parts when it is large. A failed upload leaves no object."""
+        size = await asyncio.to_thread(lambda: path.stat().st_size)
+        if size <= PART_BYTES:
+            await self.put(key, await asyncio.to_thread(path.read_bytes))
+            return
         with self._failures(key):
-            await self._client.upload_file(
-                str(path),
-                self.bucket,
-                key,
-                ExtraArgs=self.settings.encryption(),
-                Config=TransferConfig(multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES),
-            )
+            place = {"Bucket": self.bucket, "Key": key}
+            begun = await self._client.create_multipart_upload(**place, **self.settings.encryption())
+            place["UploadId"] = begun["UploadId"]
+            try:
+                async with asyncio.TaskGroup() as group:
+                    tasks = [
+                        group.create_task(self._put_part(place, number, path, offset))
+                        for number, offset in enumerate(range(0, size, PART_BYTES), start=1)
+                    ]
+                parts = [{"PartNumber": number, "ETag": task.result()} for number, task in enumerate(tasks, start=1)]
+                await self._client.complete_multipart_upload(**place, MultipartUpload={"Parts": parts})
+            except BaseException as error:
+                await self._client.abort_multipart_upload(**place)
+                if isinstance(error, BaseExceptionGroup):
+                    raise error.exceptions[0] from error
+                raise
+
+    async def _put_part(self, place: dict[str, str], number: int, path: Path, offset: int) -> str:
+        async with self._slots:
+            part = await asyncio.to_thread(_read_part, path, offset)
+            answer = await self._client.upload_part(**place, PartNumber=number, Body=io.BytesIO(part))
+            return str(answer["ETag"])
 
     async def size(self, key: str) -> int:
         with self._failures(key):
@@ -180,7 +199,7 @@ class ObjectStore:
             if problem.get("Code") in ("NoSuchKey", "404", "NotFound"):
                 raise ObjectMissing(f"{place}: no object {key}") from error
             raise StoreUnavailable(f"{place}: {problem.get('Code')}: {problem.get('Message')}") from error
-        except (BotoCoreError, Boto3Error, OSError, TimeoutError) as error:
+        except (BotoCoreError, OSError, TimeoutError) as error:
             raise StoreUnavailable(f"{place} did not answer: {type(error).__name__}") from error
 
 
@@ -213,6 +232,12 @@ class BlockingObjectStore:
         except BaseExceptionGroup as group:
             # A parallel fetch that failed: the first failure speaks for the rest.
             raise group.exceptions[0] from group
+
+
+def _read_part(path: Path, offset: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(PART_BYTES)
 
 
 def split_location(location: str) -> tuple[str, str]:

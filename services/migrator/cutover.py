@@ -18,9 +18,10 @@ through and leave the claim open: the move waits and goes on.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import aclosing, suppress
 from enum import Enum
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol, TypeVar, cast
 
 import structlog
 
@@ -30,6 +31,7 @@ from services.migrator.iceberg import LakeConflict, Target
 from services.storage.client import Claim, MoveEnded, Moves, SnapshotRef
 
 log = structlog.get_logger()
+T = TypeVar("T")
 
 
 class State(Enum):
@@ -115,7 +117,7 @@ class Cutover:
         if self.state is not State.COMMITTED:
             await self._discard()
         elif self._resumed and self._ref is not None:
-            swept = await asyncio.to_thread(self._lake.sweep, self._claim, self._ref)
+            swept = await blocking(self._lake.sweep, self._claim, self._ref)
             self._log.info("left-over files of earlier attempts swept", count=swept)
         return self.state
 
@@ -130,20 +132,20 @@ class Cutover:
     async def _copy(self) -> Event:
         claim, lake = self._claim, self._lake
         if self._resumed:
-            self._ref = await asyncio.to_thread(lake.published, claim)
+            self._ref = await blocking(lake.published, claim)
             if self._ref is not None:
                 return Event.FOUND
-        target = await asyncio.to_thread(lake.target, claim)
+        target = await blocking(lake.target, claim)
         copier = lake.copier(claim, target)
         try:
             async with aclosing(cast(Any, self._moves.read(claim.move_id))) as batches:
                 async for batch in batches:
-                    await asyncio.to_thread(copier.add, batch)
-            copied = await asyncio.to_thread(copier.finish)
+                    await blocking(copier.add, batch)
+            copied = await blocking(copier.finish)
         except BaseException:
             # What cannot be deleted now is swept when the move is resumed.
             with suppress(StoreUnavailable):
-                await asyncio.shield(asyncio.to_thread(copier.discard, lake.delete))
+                await blocking(copier.discard, lake.delete)
             raise
         self.rows = copied.rows
         if not copied.rows:
@@ -154,7 +156,7 @@ class Cutover:
 
     async def _publish(self) -> Event:
         assert self._copied is not None
-        self._ref = await asyncio.to_thread(self._lake.publish, self._claim, self._copied)
+        self._ref = await blocking(self._lake.publish, self._claim, self._copied)
         return Event.PUBLISHED
 
     async def _commit(self) -> Event:
@@ -175,4 +177,19 @@ class Cutover:
         if self._copied is None or self._ref is not None:
             return
         for file in self._copied.files:
-            await asyncio.to_thread(self._lake.delete, file.file_path)
+            await blocking(self._lake.delete, file.file_path)
+
+
+async def blocking(call: Callable[..., T], *arguments: Any) -> T:
+    """Run a call in a worker thread.
+
+    A thread cannot be cancelled: when the caller is, wait for the thread, so that the clean-up never runs beside it.
+    """
+    thread = asyncio.ensure_future(asyncio.to_thread(call, *arguments))
+    try:
+        return await asyncio.shield(thread)
+    except asyncio.CancelledError:
+        await asyncio.wait([thread])
+        if (error := None if thread.cancelled() else thread.exception()) is not None:
+            log.info("call ended with an error after it was cancelled", error=str(error))
+        raise

@@ -167,7 +167,8 @@ class Lake:
             TIMELINE: str(claim.timeline),
         }
         folder = f"{_path(claim.table.schema)}/{_path(claim.table.name)}-{claim.move_id.hex()[-12:]}"
-        return self._warehouse.create(identifier, iceberg_schema(claim.table), folder, properties)
+        made = self._warehouse.create(identifier, iceberg_schema(claim.table), folder, properties)
+        return made if made is not None and _belongs(made, claim) else None
 
     def _set_aside(self, table: IcebergTable, claim: Claim) -> None:
         namespace, name = table.identifier

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Final, Protocol
@@ -17,7 +18,7 @@ import structlog
 
 from orbit.kernel.clock import Clock
 from orbit.kernel.errors import LogUnavailable, NotLeader, OrbitError, StoreUnavailable
-from services.migrator.cutover import Cutover, LakeOfMove, State
+from services.migrator.cutover import Cutover, LakeOfMove, State, blocking
 from services.migrator.policy import PlannedMove, PolicySettings, plan
 from services.storage.client import Claim, ClaimRefused, Moves
 
@@ -29,10 +30,10 @@ WAIT_ERRORS: Final = (StoreUnavailable, NotLeader, LogUnavailable)
 """What goes away by itself: claims stay open, the loop tries again at its next turn."""
 
 
-class Counter(Protocol):
-    """What the service needs of a metric, such as prometheus_client's Counter."""
+class MoveCounter(Protocol):
+    """What the service needs of a metric: `orbit.chassis.metrics.Counter` is one."""
 
-    def inc(self, amount: float = 1) -> None: ...
+    value: float
 
 
 class ProbedLake(LakeOfMove, Protocol):
@@ -68,7 +69,7 @@ class Migrator:
     """Runs moves one after the other. `migrations` counts committed moves (orbit_storage_tier_migration_total)."""
 
     def __init__(
-        self, moves: Moves, lake: ProbedLake, settings: MigratorSettings, clock: Clock, migrations: Counter
+        self, moves: Moves, lake: ProbedLake, settings: MigratorSettings, clock: Clock, migrations: MoveCounter
     ) -> None:
         self._moves = moves
         self._lake = lake
@@ -83,6 +84,24 @@ class Migrator:
         self._last_turn_us: int | None = None
         self._moves_done = 0
         self._rows_done = 0
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to take turns, in a task of this loop."""
+        self._task = asyncio.get_running_loop().create_task(self.run(), name="migrator")
+
+    async def stop(self) -> None:
+        """Stop where we are: the claim stays open, and whoever runs next goes on from there."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    async def ended(self) -> None:
+        """Return when the loop has ended, which it does only when it is stopped or broken."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
 
     async def run(self) -> None:
         """Take turns until cancelled. A turn that moved something is followed by the next at once."""
@@ -111,7 +130,7 @@ class Migrator:
         planned = plan(await self._moves.statistics(), self._settings.policy, self._clock.now_us(), busy)
         if planned:
             # A store that is down gets no claims: an open claim holds the horizon.
-            await asyncio.to_thread(self._lake.probe)
+            await blocking(self._lake.probe)
         for move in planned:
             begun = await self._begin(move)
             if begun is not None:
@@ -182,7 +201,7 @@ class Migrator:
             self._backoff.pop(claim.table.id, None)
             self._moves_done += 1
             self._rows_done += cutover.rows
-            self._migrations.inc()
+            self._migrations.value += 1
             return state, cutover.rows
         if cutover.conflict is not None:
             log.error("move given up", table=table, reason=cutover.conflict.message, hint=cutover.conflict.hint)

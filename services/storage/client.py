@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -225,6 +225,7 @@ class Backend(Protocol):
 
 def connect_moves(channel: grpc.aio.Channel, shard: int) -> Moves:
     """Return `Moves` of the node at the other end of a channel. A lost connection is NotLeader there."""
+    from services.storage.moves_rpc import MovesClient
 
     return MovesClient(channel, shard)
 

@@ -1,25 +1,24 @@
 """`Moves` over gRPC: the leader's servicer and the migrator's client.
 
-Owns the wire form: messages of proto/orbit/api/v1/moves.proto, batches as Arrow IPC in slices that fit a gRPC message,
-and errors as a status with the SQLSTATE in the trailing metadata. Owns no connection: the caller gives the server or
-the channel.
+Owns the wire form: messages of proto/orbit/api/v1/moves.proto, and batches as Arrow IPC in slices that fit a gRPC
+message. Owns no connection: the caller gives the server (an `orbit.chassis.rpc.RpcServer`, which carries our errors)
+and the channel.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
-import grpc
 import grpc.aio
 import msgspec
 import pyarrow as pa
-import structlog
 
 from orbit.api.v1 import moves_pb2 as wire
 from orbit.api.v1 import moves_pb2_grpc as wire_grpc
-from orbit.kernel.errors import LogUnavailable, NotLeader, OrbitError
+from orbit.chassis.rpc import error_from_rpc
+from orbit.kernel.errors import NotLeader, OrbitError
 from orbit.kernel.schema import Table
 from services.storage.moves import (
     Claim,
@@ -32,18 +31,17 @@ from services.storage.moves import (
     Tier,
 )
 
-log = structlog.get_logger()
-
 STATISTICS_CHUNK: Final = 1000
 SLICE_BYTES: Final = 1 << 20
 """Arrow bytes of one message; gRPC's own limit is 4 MB, and one row may be larger than a slice."""
 
-SQLSTATE_KEY: Final = "orbit-sqlstate"
-KIND_KEY: Final = "orbit-error"
-_ERRORS: Final[dict[str, type[OrbitError]]] = {
-    kind.__name__: kind for kind in (OrbitError, ClaimRefused, MoveEnded, NotLeader, LogUnavailable)
+CONNECTION_FAILURE: Final = "08006"
+_KINDS: Final[dict[str, type[OrbitError]]] = {
+    ClaimRefused.default_sqlstate: ClaimRefused,
+    MoveEnded.default_sqlstate: MoveEnded,
+    # Nobody is there: perhaps somebody else leads by now.
+    CONNECTION_FAILURE: NotLeader,
 }
-_AWAY: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 _TIERS: Final = {
     Tier.HOT: wire.SEGMENT_TIER_HOT,
     Tier.WARM: wire.SEGMENT_TIER_WARM,
@@ -64,52 +62,34 @@ class MovesServicer(wire_grpc.MovesServicer):
         wire_grpc.add_MovesServicer_to_server(self, server)  # type: ignore[no-untyped-call]
 
     async def Statistics(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
-        try:
-            segments = await self._of(request.shard).statistics()
-        except OrbitError as error:
-            await _refuse(context, error)
+        segments = await self._of(request.shard).statistics()
         for at in range(0, len(segments), STATISTICS_CHUNK):
             chunk = segments[at : at + STATISTICS_CHUNK]
             yield wire.StatisticsChunk(segments=[_segment_to_wire(segment) for segment in chunk])
 
     async def Begin(self, request: Any, context: Any) -> Any:  # noqa: N802
         ranges = [(span.first, span.last) for span in request.ranges]
-        try:
-            claim = await self._of(request.shard).begin(
-                request.move_id, request.table_id, request.storage_id, ranges, request.changed_through
-            )
-        except OrbitError as error:
-            await _refuse(context, error)
+        claim = await self._of(request.shard).begin(
+            request.move_id, request.table_id, request.storage_id, ranges, request.changed_through
+        )
         return _claim_to_wire(claim)
 
     async def Read(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
-        try:
-            async for batch in self._of(request.shard).read(request.move_id):
-                for part in _slices(batch):
-                    yield wire.MoveBatch(arrow=_to_ipc(part))
-        except OrbitError as error:
-            await _refuse(context, error)
+        async for batch in self._of(request.shard).read(request.move_id):
+            for part in _slices(batch):
+                yield wire.MoveBatch(arrow=_to_ipc(part))
 
     async def Commit(self, request: Any, context: Any) -> Any:  # noqa: N802
         ref = request.snapshot
-        try:
-            await self._of(request.shard).commit(request.move_id, request.as_of, ref.snapshot_id, ref.metadata_location)
-        except OrbitError as error:
-            await _refuse(context, error)
+        await self._of(request.shard).commit(request.move_id, request.as_of, ref.snapshot_id, ref.metadata_location)
         return wire.CommitMoveReply()
 
     async def Abort(self, request: Any, context: Any) -> Any:  # noqa: N802
-        try:
-            await self._of(request.shard).abort(request.move_id, request.reason)
-        except OrbitError as error:
-            await _refuse(context, error)
+        await self._of(request.shard).abort(request.move_id, request.reason)
         return wire.AbortMoveReply()
 
     async def OpenMoves(self, request: Any, context: Any) -> Any:  # noqa: N802
-        try:
-            claims = await self._of(request.shard).open_moves()
-        except OrbitError as error:
-            await _refuse(context, error)
+        claims = await self._of(request.shard).open_moves()
         return wire.OpenMovesReply(moves=[_claim_to_wire(claim) for claim in claims])
 
     def _of(self, shard: int) -> Moves:
@@ -172,25 +152,16 @@ class MovesClient:
             return [_claim_from_wire(claim) for claim in answer.moves]
 
 
-async def _refuse(context: Any, error: OrbitError) -> NoReturn:
-    """End a call with a typed error that the client makes again."""
-    code = grpc.StatusCode.UNAVAILABLE if isinstance(error, (NotLeader, LogUnavailable)) else None
-    kind = next((name for name, known in _ERRORS.items() if type(error) is known), OrbitError.__name__)
-    trailing = ((SQLSTATE_KEY, error.sqlstate), (KIND_KEY, kind))
-    await context.abort(code or grpc.StatusCode.FAILED_PRECONDITION, error.message, trailing_metadata=trailing)
-    raise AssertionError("abort returns never")
-
-
 @contextmanager
 def _errors() -> Iterator[None]:
     try:
         yield
-    except grpc.aio.AioRpcError as error:
-        trailing = dict(error.trailing_metadata() or ())
-        if KIND_KEY in trailing:
-            raise _ERRORS[trailing[KIND_KEY]](error.details() or "", sqlstate=trailing[SQLSTATE_KEY]) from error
-        kind = NotLeader if error.code() in _AWAY else OrbitError
-        raise kind(f"storage did not answer: {error.code().name}: {error.details()}") from error
+    except grpc.aio.AioRpcError as failure:
+        error = error_from_rpc(failure)
+        kind = _KINDS.get(error.sqlstate)
+        if kind is None:
+            raise error from failure
+        raise kind(error.message, detail=error.detail, hint=error.hint) from failure
 
 
 def _slices(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:

@@ -10,9 +10,10 @@ Reading is pyarrow's own.
 
 from __future__ import annotations
 
+import atexit
 import os
 import tempfile
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final, Self
@@ -153,7 +154,9 @@ def _s3_settings(properties: dict[str, str]) -> S3Settings:
     )
 
 
-@lru_cache(maxsize=4)
+@cache
 def _store(settings: S3Settings, bucket: str) -> BlockingObjectStore:
-    """One client for all streams of a bucket: making one takes 0.1 s and a thread."""
-    return BlockingObjectStore(settings, bucket)
+    """One client for all streams of a bucket: making one takes 0.1 s and a thread. It lives as long as the process."""
+    store = BlockingObjectStore(settings, bucket)
+    atexit.register(store.close)
+    return store

@@ -20,6 +20,7 @@ from pyiceberg.catalog.rest import RestCatalog
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import (
     NamespaceAlreadyExistsError,
+    NoSuchNamespaceError,
     NoSuchTableError,
     NotInstalledError,
     RESTError,
@@ -64,13 +65,14 @@ class WarehouseSettings:
 
     `location` is a folder or a URI (file, s3, abfss), without a slash at its end. `catalog_uri` is a SQLAlchemy URL
     (sqlite:///.., postgresql://..) or the REST catalog's URL. A REST catalog chooses table locations by itself, and
-    `location` is then what it calls the warehouse.
+    `location` is then what it calls the warehouse; it takes a bearer `token`, or an OAuth2 `credential` (id:secret).
     """
 
     location: str
     catalog: Literal["sqlite", "postgresql", "rest"]
     catalog_uri: str = field(repr=False)
     token: str = field(default="", repr=False)
+    credential: str = field(default="", repr=False)
     s3: S3Settings | None = None
     azure: AzureSettings | None = None
 
@@ -135,6 +137,7 @@ class Warehouse:
     ) -> IcebergTable | None:
         """Create a table in `folder` under the warehouse. Returns None when one of that name exists.
 
+        Some REST catalogs answer with the table that exists: look at its properties before you trust it.
         PyIceberg numbers the fields of a new table by itself; the commit that follows puts our numbers back.
         """
         catalog = self._connected()
@@ -194,8 +197,9 @@ class Warehouse:
         """Turn what the libraries below raise into StoreUnavailable. Our own errors and conflicts pass."""
         try:
             yield
-        except (OSError, SQLAlchemyError, RESTError, NotInstalledError) as error:
-            of_catalog = isinstance(error, (SQLAlchemyError, RESTError, RequestException))
+        except (OSError, SQLAlchemyError, RESTError, NoSuchNamespaceError, NotInstalledError) as error:
+            # A REST catalog says that it has no such namespace when it has no such warehouse.
+            of_catalog = isinstance(error, (SQLAlchemyError, RESTError, NoSuchNamespaceError, RequestException))
             part = self.catalog_shown if of_catalog else self.shown
             # The text of SQLAlchemy's errors may hold the URL, and so a password: only their class is shown.
             text = type(error).__name__ if isinstance(error, SQLAlchemyError) else f"{type(error).__name__}: {error}"
@@ -212,8 +216,8 @@ class Warehouse:
         settings = self.settings
         properties = {**self.io.properties, "uri": settings.catalog_uri, "warehouse": self.location}
         if settings.catalog == "rest":
-            if settings.token:
-                properties["token"] = settings.token
+            secrets = {"token": settings.token, "credential": settings.credential}
+            properties |= {name: secret for name, secret in secrets.items() if secret}
             return RestCatalog(CATALOG_NAME, **properties)
         parts = urlsplit(settings.catalog_uri)
         if settings.catalog == "sqlite":

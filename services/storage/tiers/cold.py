@@ -96,15 +96,14 @@ class ColdReader:
         """Bytes of remote objects held on the local disk."""
         return self._cache.bytes_held
 
-    def rows(self, ref: SnapshotRef) -> tuple[int, int]:
-        """Return (rows, bytes) of a snapshot's files, from manifests alone."""
-        files = self._plan(ref).files
-        return sum(file.rows for file in files), sum(file.size_bytes for file in files)
-
     def files(self, ref: SnapshotRef) -> tuple[int, int]:
-        """Return (data files, bytes) of a snapshot, from manifests alone."""
+        """Return (files, bytes) of a snapshot, from manifests alone."""
         files = self._plan(ref).files
         return len(files), sum(file.size_bytes for file in files)
+
+    def rows(self, ref: SnapshotRef) -> int:
+        """Return how many rows a snapshot holds, tombstoned ones included, from manifests alone."""
+        return sum(file.rows for file in self._plan(ref).files)
 
     def read(
         self, table: Table, ref: SnapshotRef, columns: Sequence[str | int], row_id_ranges: Sequence[RowRange]
@@ -262,7 +261,7 @@ class _Source:
             chunks = footer.metadata.row_group(group)
             self._cached.ensure([_chunk_span(chunks.column(footer.positions[field])) for field in fields])
         with pq.ParquetFile(
-            self._path, metadata=footer.metadata, memory_map=True, page_checksum_verification=self._cached is not None
+            self._path, metadata=footer.metadata, memory_map=True, page_checksum_verification=True
         ) as source:
             return source.read_row_group(group, columns=[footer.names[field] for field in fields])
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from orbit.chassis.iceberg.warehouse import Warehouse, WarehouseSettings
+from orbit.chassis.metrics import Counter
 from services.migrator.iceberg import Lake
 from services.migrator.policy import PolicySettings
 from services.migrator.service import Migrator, MigratorSettings
@@ -17,16 +18,6 @@ from tests.fixtures.fix_moves import HandClock, MovesTwin
 from tests.fixtures.fix_weed import BUCKET, Weed
 
 RETENTION_S = 10.0
-
-
-class Tally:
-    """Counts like a metric."""
-
-    def __init__(self) -> None:
-        self.value = 0.0
-
-    def inc(self, amount: float = 1) -> None:
-        self.value += amount
 
 
 @dataclass(slots=True)
@@ -38,7 +29,7 @@ class World:
     moves: MovesTwin
     warehouse: Warehouse
     reader: ColdReader
-    tally: Tally
+    tally: Counter
 
     def migrator(self, name: str = "m1", moves: object | None = None, lake: object | None = None) -> Migrator:
         """Return a fresh migrator, as a restarted process would make it."""
@@ -77,7 +68,7 @@ def make_world(tmp_path: Path) -> Iterator[MakeWorld]:
         clock = HandClock()
         warehouse = Warehouse(settings)
         reader = ColdReader(warehouse, tmp_path / f"cache{len(worlds)}", 64 << 20)
-        worlds.append(World(settings, clock, MovesTwin(clock), warehouse, reader, Tally()))
+        worlds.append(World(settings, clock, MovesTwin(clock), warehouse, reader, Counter()))
         return worlds[-1]
 
     yield make

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from orbit.kernel.errors import DiskFull, StoreUnavailable
-from services.storage.tiers import cold_cache
 from services.storage.tiers.cold_cache import BLOCK_BYTES, REQUEST_BYTES, BlockCache, Span
 
 SIZE = 10 * BLOCK_BYTES + 123
@@ -113,7 +112,7 @@ def test_failures_leave_nothing_half_there(store: Store, tmp_path: Path, monkeyp
         raise OSError(28, "No space left on device")
 
     cache = BlockCache(tmp_path / "other", 1 << 30, store.fetch)
-    monkeypatch.setattr(cold_cache.os, "pwrite", full)
+    monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(DiskFull):
         read(cache, "a", 0, 10)
     monkeypatch.undo()

@@ -23,7 +23,7 @@ def test_rows_are_evicted_only_after_their_snapshot_is_published() -> None:
     assert ways == {(State.CLAIMED, Event.FOUND), (State.COPIED, Event.PUBLISHED)}
 
 
-@pytest.mark.parametrize("state", sorted(set(State) - FINAL, key=lambda state: state.value))
+@pytest.mark.parametrize("state", [state for state in State if state not in FINAL])
 def test_a_cancelled_claim_ends_every_open_state(state: State) -> None:
     assert TRANSITIONS[state, Event.GONE] is State.ENDED
     assert TRANSITIONS[state, Event.HOPELESS] is State.ABORTED

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -89,4 +91,4 @@ def test_merged_ranges_hold_the_same_ids_sorted_and_apart(ranges: list[tuple[int
     assert {i for first, last in result for i in range(first, last + 1)} == {
         i for first, last in ranges for i in range(first, last + 1)
     }
-    assert all(left[1] + 1 < right[0] for left, right in zip(result, result[1:], strict=False))
+    assert all(left[1] + 1 < right[0] for left, right in pairwise(result))
