@@ -13,7 +13,11 @@ ROOT = Path(__file__).parents[3]
 CONFIG_PACKAGE = ROOT / "orbit" / "chassis" / "config"
 
 # `Storage.object_store()` hands these on as one value.
-READ_THROUGH = {"storage.s3.": "object_store()", "storage.minio.": "object_store()"}
+READ_THROUGH = {
+    "storage.s3.": "object_store()",
+    "storage.minio.": "object_store()",
+    "storage.azure.container": "iceberg.warehouse",
+}
 
 
 def modules_outside_the_package() -> list[str]:
