@@ -108,6 +108,21 @@ _UNICODE_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
 _BAD_SYNTAX = "invalid input syntax for type json"
 
 
+SHOWN_CHARACTERS = 50
+"""How much of the line up to the offence an error's context shows."""
+
+
+def _context(text: str, end: int) -> str:
+    """Return PostgreSQL's context of an error whose offending token ends at `end`."""
+    line_start = text.rfind("\n", 0, end) + 1
+    start = max(line_start, end - SHOWN_CHARACTERS + 1)
+    if start - line_start <= 3:
+        start = line_start
+    before = "..." if start > line_start else ""
+    after = "..." if text[end : end + 1] not in ("", "\n", "\r") else ""
+    return f"JSON data, line {text.count(chr(10), 0, end) + 1}: {before}{text[start:end]}{after}"
+
+
 def _bad_json(detail: str, message: str = _BAD_SYNTAX, sqlstate: str = "22P02") -> InvalidValue:
     return InvalidValue(message, sqlstate=sqlstate, detail=detail)
 
@@ -160,6 +175,13 @@ _EXPECTED = {
 
 def _diagnose(text: str) -> InvalidValue:
     """Return the error that PostgreSQL reports for the first offence in a malformed document."""
+    error, end = _find_offence(text)
+    error.context = _context(text, end)
+    return error
+
+
+def _find_offence(text: str) -> tuple[InvalidValue, int]:
+    """Return the error, and where the offending token ends."""
     stack: list[str] = []
     expected = "value"
     at = 0
@@ -171,15 +193,15 @@ def _diagnose(text: str) -> InvalidValue:
         at = match.end()
         if kind == "end":
             if expected == "end":  # well-formed after all: a number that numeric cannot hold
-                return InvalidValue("value overflows numeric format", sqlstate="22003")
-            return _bad_json("The input string ended unexpectedly.")
+                return InvalidValue("value overflows numeric format", sqlstate="22003"), at
+            return _bad_json("The input string ended unexpectedly."), at
         if kind == "bad_string":
             return _diagnose_string(text, at)
         if kind in ("other", "bad_number") or (kind == "word" and token not in ("true", "false", "null")):
-            return _bad_json(f'Token "{token}" is invalid.')
+            return _bad_json(f'Token "{token}" is invalid.'), at
         after = _step(expected, token, kind or "", stack)
         if after is None:
-            return _bad_json(f'{_EXPECTED[expected]}, but found "{token}".')
+            return _bad_json(f'{_EXPECTED[expected]}, but found "{token}".'), at
         expected = after
 
 
@@ -210,13 +232,13 @@ def _step(expected: str, token: str, kind: str, stack: list[str]) -> str | None:
     return "after element" if stack[-1] == "[" else "after member"
 
 
-def _diagnose_string(text: str, at: int) -> InvalidValue:
+def _diagnose_string(text: str, at: int) -> tuple[InvalidValue, int]:
     """Return the error of the malformed string whose first character is at `at`; `at - 1` holds the quote."""
     start = at - 1
     while at < len(text):
         character = text[at]
         if ord(character) < 0x20:
-            return _bad_json(f"Character with value 0x{ord(character):02x} must be escaped.")
+            return _bad_json(f"Character with value 0x{ord(character):02x} must be escaped."), at
         if character != "\\":
             at += 1
             continue
@@ -226,12 +248,12 @@ def _diagnose_string(text: str, at: int) -> InvalidValue:
         if escape == "u":
             digits = text[at + 2 : at + 6]
             if digits.strip("0123456789abcdefABCDEF"):
-                return _bad_json('"\\u" must be followed by four hexadecimal digits.')
+                return _bad_json('"\\u" must be followed by four hexadecimal digits.'), at + 2 + len(digits)
             if len(digits) < 4:
                 break
             at += 6
         elif escape in '"\\/bfnrt':
             at += 2
         else:
-            return _bad_json(f'Escape sequence "\\{escape}" is invalid.')
-    return _bad_json(f'Token "{text[start:]}" is invalid.')
+            return _bad_json(f'Escape sequence "\\{escape}" is invalid.'), at + 2
+    return _bad_json(f'Token "{text[start:]}" is invalid.'), len(text)

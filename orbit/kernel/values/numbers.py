@@ -23,6 +23,9 @@ _is_integer = re.compile(r"[ \t\n\v\f\r]*[+-]?[0-9]+[ \t\n\v\f\r]*").fullmatch
 _is_decimal = re.compile(
     r"[ \t\n\v\f\r]*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?P<exponent>[eE][+-]?[0-9]+)?[ \t\n\v\f\r]*"
 ).fullmatch
+_is_hexadecimal = re.compile(
+    r"[ \t\n\v\f\r]*[+-]?0x(?:[0-9a-f]+\.?[0-9a-f]*|\.[0-9a-f]+)(?:p[+-]?[0-9]+)?[ \t\n\v\f\r]*", re.IGNORECASE
+).fullmatch
 _is_special = re.compile(r"[ \t\n\v\f\r]*([+-]?)(?:(inf|infinity)|nan)[ \t\n\v\f\r]*", re.IGNORECASE).fullmatch
 
 
@@ -100,10 +103,19 @@ _pack_float64 = struct.Struct("<d").pack
 def _special_float(text: str, type_name: str) -> float:
     match = _is_special(text)
     if match is None:
+        if _is_hexadecimal(text):
+            return _hexadecimal(text, type_name)
         raise bad_syntax(type_name, text)
     if not match[2]:
         return float("nan")
     return float("-inf") if match[1] == "-" else float("inf")
+
+
+def _hexadecimal(text: str, type_name: str) -> float:
+    try:
+        return float.fromhex(text)
+    except OverflowError:
+        raise _float_out_of_range(type_name, text) from None
 
 
 def _float_out_of_range(type_name: str, text: str) -> InvalidValue:
@@ -131,18 +143,18 @@ def to_float32(value: float) -> float:
 
 def parse_float4(text: str) -> float:
     match = _is_decimal(text)
-    if not match:
-        return _special_float(text, "real")
-    value = float(text)
+    value = float(text) if match else _special_float(text, "real")
+    if value - value != 0.0 and not match:
+        return value
     try:
         single = to_float32(value)
     except OverflowError:
         raise _float_out_of_range("real", text) from None
-    if single - single != 0.0 or (single == 0.0 and _has_nonzero_digit(text)):
+    if single - single != 0.0 or (single == 0.0 and (value or _has_nonzero_digit(text))):
         raise _float_out_of_range("real", text)
     # Rounding twice (text to double to single) is wrong only when the double lies halfway between two singles.
     if int.from_bytes(_pack_float64(value), "little") & 0x1FFFFFFF == 0x10000000:
-        exact = Fraction(Decimal(text.strip(SPACE)))
+        exact = Fraction(Decimal(text.strip(SPACE))) if match else Fraction(value)
         below, above = np.float32(single), np.float32(single)
         below = np.nextafter(single, np.float32("-inf"), dtype=np.float32) if single > value else below
         above = np.nextafter(single, np.float32("inf"), dtype=np.float32) if single < value else above

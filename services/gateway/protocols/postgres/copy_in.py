@@ -17,7 +17,7 @@ import structlog
 from orbit.kernel.errors import NotSupported, OrbitError
 from orbit.kernel.values import time_zone
 from services.gateway.protocols.postgres.copy_parse import Parsed, parse_block
-from services.gateway.protocols.postgres.copy_rows import CopyDataError, CopySpec, cut
+from services.gateway.protocols.postgres.copy_rows import CopyDataError, CopySpec, cut, newline_of
 from services.gateway.protocols.postgres.limits import PostgresLimits
 from services.storage.client import CopyFormat, Session
 
@@ -55,9 +55,15 @@ class CopyIn:
         self._loop = asyncio.get_running_loop()
         self._parts: list[bytes] = []
         self._size = 0
+        self._fresh = 0
+        """Bytes since the last cut: a row longer than a block is not looked through at each arrival."""
         self._skip_header = copy.header
+        self._newline = ""
+        """How lines end; known with the first block."""
         self._blocks: deque[asyncio.Future[Parsed]] = deque()
         self._all_in = False
+        self._ended = False
+        """The end-of-data marker was met."""
         self._stopped: OrbitError | None = None
         self._closed = False
         self._wake = asyncio.Event()
@@ -66,17 +72,19 @@ class CopyIn:
 
     def feed(self, data: bytes) -> None:
         """Take input, in whatever pieces it comes."""
-        if self._stopped is not None or self._all_in:
+        if self._stopped is not None or self._all_in or self._ended:
             return
         self._parts.append(data)
         self._size += len(data)
-        if self._size >= self._limits.copy_block_bytes:
+        self._fresh += len(data)
+        if self._fresh >= self._limits.copy_block_bytes:
+            self._fresh = 0
             self._cut()
 
     def end(self) -> None:
         """The client has sent everything."""
         if self._stopped is None and not self._all_in:
-            if self._parts:
+            if self._size and not self._ended:
                 self._parse(b"".join(self._parts))
             self._all_in = True
             self._parts = []
@@ -107,16 +115,18 @@ class CopyIn:
         data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         end = cut(data, self._spec)
         rest = data[end:]
-        self._parts, self._size = [rest], 0
+        self._parts, self._size = [rest], len(rest)
         if len(rest) > self._limits.max_copy_row_bytes:
             self.stop(OrbitError(f"a line of COPY exceeds {self._limits.max_copy_row_bytes} bytes", sqlstate="54000"))
         elif end:
             self._parse(data[:end])
 
     def _parse(self, block: bytes) -> None:
-        self._blocks.append(
-            self._loop.run_in_executor(self._threads, parse_block, block, self._spec, self._skip_header)
+        self._newline = self._newline or newline_of(block, self._spec)
+        parsed = self._loop.run_in_executor(
+            self._threads, parse_block, block, self._spec, self._newline, self._skip_header
         )
+        self._blocks.append(parsed)
         self._skip_header = False
         self._wake.set()
         if len(self._blocks) >= self._limits.copy_blocks_in_flight:
@@ -139,6 +149,8 @@ class CopyIn:
                 if len(self._blocks) < self._limits.copy_blocks_in_flight:
                     self._owner.copy_ready(True)
                 await self._store(parsed.pieces)
+                if parsed.ended:
+                    self._ignore_rest()
             if self._stopped is not None:
                 self._fail(self._stopped)
             else:
@@ -159,6 +171,14 @@ class CopyIn:
             self._wake.clear()
             await self._wake.wait()
         return None
+
+    def _ignore_rest(self) -> None:
+        """The end-of-data marker was met: what follows it is dropped, and CopyDone is waited for."""
+        for block in self._blocks:
+            block.cancel()
+        self._blocks.clear()
+        self._ended = True
+        self._owner.copy_ready(True)
 
     async def _store(self, pieces: list[bytes]) -> None:
         """Hand pieces to storage, each when the one before is taken. Raises what storage raises."""

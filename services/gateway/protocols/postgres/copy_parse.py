@@ -44,24 +44,20 @@ class Parsed:
     pieces: list[bytes]
     rows: int
     lines: int
+    ended: bool = False
+    """Whether the end-of-data marker was met: nothing behind it counts."""
 
 
-def parse_block(data: bytes, spec: CopySpec, skip_header: bool) -> Parsed:
-    """Parse whole rows. Raises CopyDataError with the line within this block."""
+def parse_block(data: bytes, spec: CopySpec, newline: str, skip_header: bool) -> Parsed:
+    """Parse whole rows, whose lines end in `newline`. Raises CopyDataError with the line within this block."""
+    ended = False
     try:
-        batch, lines = _fast(data, spec, skip_header)
+        batch, lines = _fast(data, spec, newline, skip_header)
     except (Doubtful, pa.ArrowInvalid, OrbitError):
-        batch, lines = _exact(data, spec, skip_header)
-    return Parsed(list(encode_pieces(batch)) if batch.num_rows else [], batch.num_rows, lines)
-
-
-# -- the exact way ------------------------------------------------------------------------------------------
-
-
-def _exact(data: bytes, spec: CopySpec, skip_header: bool) -> tuple[Any, int]:
-    columns, lines = read_rows(data, spec, skip_header)
-    arrays = [storage_column(values, sql_type) for values, sql_type in zip(columns, spec.types, strict=True)]
-    return _batch(arrays, spec), lines
+        block = read_rows(data, spec, newline, skip_header)
+        arrays = [storage_column(values, kind) for values, kind in zip(block.columns, spec.types, strict=True)]
+        batch, lines, ended = _batch(arrays, spec), block.lines, block.ended
+    return Parsed(encode_pieces(batch) if batch.num_rows else [], batch.num_rows, lines, ended)
 
 
 def _batch(arrays: list[Any], spec: CopySpec) -> Any:
@@ -72,14 +68,16 @@ def _batch(arrays: list[Any], spec: CopySpec) -> Any:
 # -- the fast way -------------------------------------------------------------------------------------------
 
 
-def _doubtful_block(data: bytes, spec: CopySpec) -> bool:
+def _doubtful_block(data: bytes, spec: CopySpec, newline: str) -> bool:
     """Whether the block holds a form that the two readers take differently."""
     copy = spec.copy
     if b"\0" in data or data[:1] in b"\r\n" or b"\n\n" in data or b"\n\r" in data:
         return True
-    if b"\r" in data:
+    if newline != "\n" or b"\r" in data:
         pairs = data.count(b"\r\n")
-        if pairs != data.count(b"\r") or pairs != data.count(b"\n") or copy.quote.encode() in data:
+        if newline != "\r\n" or pairs != data.count(b"\r") or pairs != data.count(b"\n"):
+            return True
+        if spec.csv and copy.quote.encode() in data:
             return True
     if spec.csv:
         quote = copy.quote.encode()
@@ -101,8 +99,8 @@ def _direct_type(sql_type: SqlType) -> Any:
     return kind if sql_type.oid == Oid.NUMERIC and pa.types.is_decimal(kind) else pa.string()
 
 
-def _fast(data: bytes, spec: CopySpec, skip_header: bool) -> tuple[Any, int]:
-    if not data or _doubtful_block(data, spec):
+def _fast(data: bytes, spec: CopySpec, newline: str, skip_header: bool) -> tuple[Any, int]:
+    if not data or _doubtful_block(data, spec, newline):
         raise Doubtful
     copy = spec.copy
     quoted = spec.csv and copy.quote.encode() in data

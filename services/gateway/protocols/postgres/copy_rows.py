@@ -19,10 +19,11 @@ from orbit.kernel.values import parse_text
 from orbit.kernel.values.strings import bad_encoding
 from services.storage.client import CopyFormat
 
-SHOWN_CHARACTERS = 100
+SHOWN_BYTES = 100
 """Longer values are cut in CONTEXT."""
 
 Field = str | None
+_NEWLINE = re.compile(rb"\r\n|\r|\n")
 _ESCAPED = re.compile(r"\\(?:([0-7]{1,3})|x([0-9A-Fa-f]{1,2})|(.?))", re.DOTALL)
 _ESCAPES = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 
@@ -39,14 +40,17 @@ class CopyDataError(OrbitError):
     @classmethod
     def at(cls, error: OrbitError, line: int, place: str) -> CopyDataError:
         """Return another error with its place in the input."""
-        placed = cls(error.message, sqlstate=error.sqlstate, detail=error.detail, hint=error.hint)
+        placed = cls(
+            error.message, sqlstate=error.sqlstate, detail=error.detail, hint=error.hint, context=error.context
+        )
         placed.line, placed.place = line, place
         return placed
 
     def located(self, table: str, lines_before: int) -> CopyDataError:
         """Return the error with the CONTEXT of the whole input."""
         if self.line:
-            self.context = f"COPY {table}, line {lines_before + self.line}{self.place}"
+            inner = "" if self.context is None else self.context + "\n"
+            self.context = f"{inner}COPY {table}, line {lines_before + self.line}{self.place}"
         return self
 
 
@@ -60,6 +64,10 @@ class CopySpec:
     types: tuple[SqlType, ...] = field(init=False)
     names: tuple[str, ...] = field(init=False)
     parsers: tuple[Callable[[str], Any], ...] = field(init=False)
+    field_pattern: re.Pattern[str] = field(init=False)
+    """Matches one raw field; ends at a delimiter, a newline, or what must not be there."""
+    unquote: Callable[[str], str] = field(init=False)
+    """Resolves the quotes of a raw CSV field."""
 
     def __post_init__(self) -> None:
         columns = self.copy.columns
@@ -68,6 +76,36 @@ class CopySpec:
         object.__setattr__(self, "names", tuple(column.name for column in columns))
         parsers = tuple(parse_text(column.type.oid, column.type.modifier, self.zone) for column in columns)
         object.__setattr__(self, "parsers", parsers)
+        object.__setattr__(self, "field_pattern", _csv_field(self.copy) if self.csv else _text_field(self.copy))
+        object.__setattr__(self, "unquote", _unquoter(self.copy))
+
+
+def _text_field(copy: CopyFormat) -> re.Pattern[str]:
+    return re.compile(rf"(?:[^{re.escape(copy.delimiter)}\\\r\n]|\\[^.])*+", re.DOTALL)
+
+
+def _quoted(copy: CopyFormat) -> tuple[str, str, str]:
+    """Return patterns of (a quote, an escape, what is between quotes)."""
+    quote, escape = re.escape(copy.quote), re.escape(copy.escape)
+    if copy.escape == copy.quote:
+        return quote, escape, rf"(?:{quote}{quote}|[^{quote}])*+"
+    return quote, escape, rf"(?:{escape}[{escape}{quote}]|[^{quote}])*+"
+
+
+def _csv_field(copy: CopyFormat) -> re.Pattern[str]:
+    quote, _, inside = _quoted(copy)
+    return re.compile(rf"(?:[^{re.escape(copy.delimiter)}{quote}\r\n]|{quote}{inside}{quote})*+", re.DOTALL)
+
+
+def _unquoter(copy: CopyFormat) -> Callable[[str], str]:
+    quote, escape, inside = _quoted(copy)
+    section = re.compile(rf"{quote}({inside}){quote}", re.DOTALL)
+    escaped = re.compile(rf"{escape}([{escape}{quote}])")
+
+    def unquote(value: str) -> str:
+        return section.sub(lambda part: escaped.sub(r"\1", part[1]), value)
+
+    return unquote
 
 
 # -- cutting ------------------------------------------------------------------------------------------------
@@ -105,8 +143,7 @@ def _ends_in_backslash(data: bytes, end: int) -> bool:
 def _cut_escaped(data: bytes, spec: CopySpec) -> int:
     text = data.decode("latin-1")
     end = at = 0
-    fields = _csv_field(spec)
-    while (match := fields.match(text, at)) is not None and match.end() < len(text):
+    while (match := spec.field_pattern.match(text, at)) is not None and match.end() < len(text):
         at = match.end()
         if text[at] == spec.copy.quote:
             break  # a quoted field that is still open
@@ -118,34 +155,111 @@ def _cut_escaped(data: bytes, spec: CopySpec) -> int:
 
 # -- rows to fields -----------------------------------------------------------------------------------------
 
+Row = tuple[str, list[Field]]
+"""(the line as it came, its fields)"""
 
-def _text_rows(text: str, spec: CopySpec) -> Iterator[tuple[str, list[Field], int]]:
-    """Yield (line, fields, lines that it spans) of the text format; ends at the end-of-data marker."""
-    delimiter, null = spec.copy.delimiter, spec.copy.null
-    at, size = 0, len(text)
-    splitter = re.compile(rf"(?:[^{re.escape(delimiter)}\\\n]|\\.)*+", re.DOTALL)
-    while at < size:
-        start = at
+
+def newline_of(data: bytes, spec: CopySpec) -> str:
+    """Return how the input's first line ends: all others must end so too."""
+    quote = spec.copy.quote.encode()
+    for match in _NEWLINE.finditer(data):
+        if spec.csv and data.count(quote, 0, match.start()) % 2:
+            continue  # inside quotes: data
+        return match[0].decode()
+    return "\n"
+
+
+class _Reader:
+    """Reads a block's rows. `line` is the number of the line that was read last, from 1."""
+
+    def __init__(self, text: str, spec: CopySpec, newline: str) -> None:
+        self.text = text
+        self.spec = spec
+        self.newline = newline
+        self.line = 0
+        self.ended = False
+        """Whether the end-of-data marker was met: nothing behind it counts."""
+
+    def rows(self) -> Iterator[Row]:
+        """Yield the rows. Raises CopyDataError."""
+        split = self._split_csv if self.spec.csv else self._split_text
+        at, size = 0, len(self.text)
+        ended = False
+        while at < size and not ended:
+            start = at
+            self.line += 1
+            raw, at, ended = split(at)
+            self.ended = ended
+            if ended and at == start:
+                return
+            line = self.text[start:at]
+            embedded = line.count("\n")
+            if at < size and not ended:
+                if not self.text.startswith(self.newline, at):
+                    raise self._stray_newline(self.text[at], embedded)
+                at += len(self.newline)
+            self.line += embedded
+            yield line, self._csv_fields(raw, line) if self.spec.csv else self._text_fields(raw)
+
+    def _stray_newline(self, found: str, embedded: int) -> CopyDataError:
+        csv = self.spec.csv
+        name, mark = ("carriage return", "\\r") if found == "\r" else ("newline", "\\n")
+        how = "quoted CSV field" if csv else f'"{mark}"'
+        error = CopyDataError(
+            f"{'unquoted' if csv else 'literal'} {name} found in data", hint=f"Use {how} to represent {name}."
+        )
+        return CopyDataError.at(error, self.line + embedded, "")
+
+    def _split_text(self, at: int) -> tuple[list[str], int, bool]:
+        """Return the raw fields of the line at `at`, where it ends, and whether the end-of-data marker stands there."""
+        text, delimiter, match_field = self.text, self.spec.copy.delimiter, self.spec.field_pattern.match
         raw: list[str] = []
         while True:
-            match = splitter.match(text, at)
+            match = match_field(text, at)
             assert match is not None
             at = match.end()
-            if text[at : at + 1] == "\\":  # a backslash as the very last character
+            ended = text.startswith("\\.", at)
+            if ended and not text.startswith(self.newline, at + 2):
+                raise CopyDataError.at(CopyDataError("end-of-copy marker corrupt"), self.line, "")
+            if not ended and text[at : at + 1] == "\\":  # a backslash as the very last character
                 at += 1
             raw.append(text[match.start() : at])
-            if at >= size or text[at] == "\n":
-                break
+            if ended or text[at : at + 1] != delimiter:
+                return raw, at, ended
             at += 1
-        line = text[start:at]
-        at += 1
-        if line == "\\.":
-            return
-        fields = [None if value == null else unescape(value) if "\\" in value else value for value in raw]
-        yield line, fields, 1 + line.count("\n")
+
+    def _text_fields(self, raw: list[str]) -> list[Field]:
+        null = self.spec.copy.null
+        return [None if value == null else unescape(value) if "\\" in value else value for value in raw]
+
+    def _split_csv(self, at: int) -> tuple[list[str], int, bool]:
+        text, copy, match_field = self.text, self.spec.copy, self.spec.field_pattern.match
+        if text.startswith("\\." + self.newline, at):
+            return [], at, True
+        raw: list[str] = []
+        while True:
+            match = match_field(text, at)
+            assert match is not None
+            at = match.end()
+            if text[at : at + 1] == copy.quote:  # PostgreSQL finds out at the end of the input
+                rest = text[match.start() - sum(len(value) + 1 for value in raw) :]
+                error = CopyDataError("unterminated CSV quoted field")
+                raise CopyDataError.at(error, self.line + rest.count("\n"), _shown(rest))
+            raw.append(match[0])
+            if text[at : at + 1] != copy.delimiter:
+                return raw, at, False
+            at += 1
+
+    def _csv_fields(self, raw: list[str], line: str) -> list[Field]:
+        copy = self.spec.copy
+        if copy.quote not in line:
+            return [None if value == copy.null else value for value in raw]
+        unquote = self.spec.unquote
+        return [unquote(value) if copy.quote in value else None if value == copy.null else value for value in raw]
 
 
 def unescape(value: str) -> str:
+    """Resolve the backslashes of a field of the text format."""
     return _ESCAPED.sub(_escaped, value)
 
 
@@ -155,105 +269,58 @@ def _escaped(match: re.Match[str]) -> str:
         return chr(int(octal, 8) & 0xFF)
     if hexadecimal:
         return chr(int(hexadecimal, 16))
-    return _ESCAPES.get(other, other or "\\")
-
-
-def _csv_field(spec: CopySpec) -> re.Pattern[str]:
-    delimiter, quote, escape = (re.escape(mark) for mark in (spec.copy.delimiter, spec.copy.quote, spec.copy.escape))
-    inside = rf"(?:{escape}[{escape}{quote}]|[^{quote}])*+"
-    if escape == quote:
-        inside = rf"(?:{quote}{quote}|[^{quote}])*+"
-    return re.compile(rf"(?:[^{delimiter}{quote}\n]|{quote}{inside}{quote})*+", re.DOTALL)
-
-
-def _csv_rows(text: str, spec: CopySpec) -> Iterator[tuple[str, list[Field], int]]:
-    """Yield (line, fields, lines that it spans) of the CSV format; ends at the end-of-data marker."""
-    delimiter, quote, escape, null = spec.copy.delimiter, spec.copy.quote, spec.copy.escape, spec.copy.null
-    pattern = _csv_field(spec)
-    q, e = re.escape(quote), re.escape(escape)
-    section = re.compile(rf"{q}((?:{e}[{e}{q}]|[^{q}])*+){q}", re.DOTALL)
-    doubled = re.compile(rf"{e}([{e}{q}])")
-    at, size, line_number = 0, len(text), 1
-    while at < size:
-        start = at
-        fields: list[Field] = []
-        while True:
-            match = pattern.match(text, at)
-            assert match is not None
-            value, at = match[0], match.end()
-            if at < size and text[at] == quote:
-                error = CopyDataError("unterminated CSV quoted field")
-                # PostgreSQL finds out at the end of the input.
-                raise CopyDataError.at(error, line_number + text[start:].rstrip("\n").count("\n"), _shown(text[start:]))
-            if quote in value:
-                fields.append(section.sub(lambda m: doubled.sub(r"\1", m[1]), value))
-            else:
-                fields.append(None if value == null else value)
-            if at >= size or text[at] != delimiter:
-                break
-            at += 1
-        line = text[start:at]
-        at += 1
-        if line == "\\.":
-            return
-        spans = 1 + line.count("\n")
-        yield line, fields, spans
-        line_number += spans
+    return _ESCAPES.get(other, other)  # a backslash at the very end is dropped
 
 
 # -- fields to values ---------------------------------------------------------------------------------------
 
 
 def _shown(text: str) -> str:
-    text = text.rstrip("\n")
-    return f': "{text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "..."}"'
+    if len(text) > SHOWN_BYTES // 4 and len(data := text.encode()) > SHOWN_BYTES:
+        text = data[:SHOWN_BYTES].decode(errors="ignore") + "..."
+    return f': "{text}"'
 
 
-def _decode(data: bytes, spec: CopySpec) -> str:
-    """Return the block as text with newlines of one kind. Raises CopyDataError 22021 and 22P04."""
+def _decode(data: bytes) -> str:
     try:
         text = data.decode()
     except UnicodeDecodeError as problem:
         raise CopyDataError.at(bad_encoding(data), data.count(b"\n", 0, problem.start) + 1, "") from None
     if "\0" in text:
         raise CopyDataError.at(bad_encoding(b"\0"), text.count("\n", 0, text.index("\0")) + 1, "")
-    if "\r" not in text:
-        return text
-    newlines = text.count("\n")
-    if text.count("\r\n") == newlines and (newlines or not text.endswith("\r")):
-        text = text.replace("\r\n", "\n")
-    stray = text.find("\r")
-    if stray >= 0 and not (spec.csv and text.count(spec.copy.quote, 0, stray) % 2):
-        what, where = ("unquoted", "quoted CSV field") if spec.csv else ("literal", '"\\r"')
-        error = CopyDataError(
-            f"{what} carriage return found in data", hint=f"Use {where} to represent carriage return."
-        )
-        raise CopyDataError.at(error, text.count("\n", 0, stray) + 1, "")
     return text
 
 
-def read_rows(data: bytes, spec: CopySpec, skip_header: bool) -> tuple[list[list[Any]], int]:
-    """Return the columns' values (in the engine's row form) and the number of lines. Raises CopyDataError."""
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A block that was read: values by column in the engine's row form."""
+
+    columns: list[list[Any]]
+    lines: int
+    ended: bool
+    """Whether the end-of-data marker was met."""
+
+
+def read_rows(data: bytes, spec: CopySpec, newline: str, skip_header: bool) -> Block:
+    """Return the block's values. Raises CopyDataError."""
     width = len(spec.names)
     columns: list[list[Any]] = [[] for _ in range(width)]
-    rows = (_csv_rows if spec.csv else _text_rows)(_decode(data, spec), spec)
-    number = 0
-    for line, fields, spans in rows:
-        number += spans
+    reader = _Reader(_decode(data), spec, newline)
+    for line, fields in reader.rows():
         if skip_header:
             skip_header = False
             continue
-        if len(fields) < width:
-            error = CopyDataError(f'missing data for column "{spec.names[len(fields)]}"')
-            raise CopyDataError.at(error, number, _shown(line))
         if len(fields) > width:
-            raise CopyDataError.at(CopyDataError("extra data after last expected column"), number, _shown(line))
-        for values, parse, value, name in zip(columns, spec.parsers, fields, spec.names, strict=True):
+            raise CopyDataError.at(CopyDataError("extra data after last expected column"), reader.line, _shown(line))
+        for values, parse, value, name in zip(columns, spec.parsers, fields, spec.names, strict=False):
             if value is None:
                 values.append(None)
                 continue
             try:
                 values.append(parse(value))
             except OrbitError as problem:
-                raise CopyDataError.at(problem, number, f", column {name}{_shown(value)}") from None
-    return columns, number
+                raise CopyDataError.at(problem, reader.line, f", column {name}{_shown(value)}") from None
+        if len(fields) < width:
+            error = CopyDataError(f'missing data for column "{spec.names[len(fields)]}"')
+            raise CopyDataError.at(error, reader.line, _shown(line))
+    return Block(columns, reader.line, reader.ended)
