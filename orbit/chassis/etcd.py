@@ -193,7 +193,7 @@ class BlockingEtcdClient:
         self._connections = _Connections(settings, grpc)
 
     def close(self) -> None:
-        """Disconnect; a call that another thread is waiting in fails at once."""
+        """Disconnect. Only for the thread that makes the calls: gRPC crashes when a channel is closed under a call."""
         for channel in self._connections.channels():
             channel.close()
 

@@ -99,11 +99,10 @@ class LeaseKeeper:
         self._thread.start()
 
     async def stop(self) -> None:
-        """End the thread; the lease is no longer renewed."""
+        """End the thread; the lease is no longer renewed. Waits for a call in flight: one round over the endpoints."""
         self.drop()
         self._stopping = True
         self._wake.set()
-        self._client.close()
         if self._thread.is_alive():
             await asyncio.to_thread(self._thread.join)
 
@@ -138,14 +137,21 @@ class LeaseKeeper:
         return sent_at + lease.ttl_s * (1 - MARGIN_SHARE)
 
     def _run(self) -> None:
-        while not self._stopping:
-            lease = self._lease
-            if lease is None or lease is self._ended:
-                self._wake.wait()
-                self._wake.clear()
-                continue
-            began_at = self._now()
-            pause_s = self._interval_s if self._turn(lease) else self._interval_s / RETRIES_PER_INTERVAL
+        try:
+            while not self._stopping:
+                self._wait_or_turn()
+        finally:
+            self._client.close()  # By this thread: closing under a call in flight crashes the process.
+
+    def _wait_or_turn(self) -> None:
+        lease = self._lease
+        if lease is None or lease is self._ended:
+            self._wake.wait()
+            self._wake.clear()
+            return
+        began_at = self._now()
+        pause_s = self._interval_s if self._turn(lease) else self._interval_s / RETRIES_PER_INTERVAL
+        if not self._stopping:
             self._wake.wait(max(0.0, began_at + pause_s - self._now()))
             self._wake.clear()
 
@@ -159,10 +165,6 @@ class LeaseKeeper:
             term = self._write_record(lease)
         except LeaseGone as error:
             self._report_lost(lease, str(error))
-            return False
-        except ValueError:
-            if not self._stopping:  # gRPC's answer to a call on a channel that `stop` has just closed.
-                raise
             return False
         except EtcdError as error:
             self._note_failure(lease, error)

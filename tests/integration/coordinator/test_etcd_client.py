@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -292,3 +293,14 @@ async def test_tls_with_client_certificates(etcd_tls: EtcdCluster, certificates:
 def test_settings_that_cannot_work_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="etcd"):
         replace(EtcdSettings(("127.0.0.1:2379",)), **wrong)  # type: ignore[arg-type]
+
+
+async def test_stopping_under_keep_alives_in_flight_harms_nobody(etcd: EtcdCluster) -> None:
+    """Closing a channel under another thread's call crashes the process, once in a thousand times or so."""
+    endpoints = etcd.settings().endpoints[0]
+    running = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.integration.coordinator.restless", endpoints, "400",
+        cwd=Path(__file__).parents[3], stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    said, _ = await asyncio.wait_for(running.communicate(), 60)
+    assert running.returncode == 0, said.decode()[-2000:]
