@@ -20,18 +20,29 @@ from typing import IO, Any, Final, Self
 
 from pyiceberg.io import InputFile, OutputFile, OutputStream
 from pyiceberg.io.pyarrow import PyArrowFileIO
+from pyiceberg.typedef import EMPTY_DICT, Properties
 
 from orbit.chassis.object_store import BlockingObjectStore, S3Settings, split_location
 
 IMPLEMENTATION: Final = f"{__name__}.OrbitFileIO"
 """The value of PyIceberg's `py-io-impl`."""
 
+AZURE_SCHEMES: Final = ("abfs", "abfss", "wasb", "wasbs")
 ENCRYPTION_PROPERTY: Final = "s3.server-side-encryption"
 KMS_KEY_PROPERTY: Final = "s3.sse-kms-key-id"
 
 
 class OrbitFileIO(PyArrowFileIO):
     """PyArrow's file IO with durable local writes and encrypted S3 writes."""
+
+    @staticmethod
+    def parse_location(location: str, properties: Properties = EMPTY_DICT) -> tuple[str, str, str]:
+        """Return (scheme, host, path). pyarrow wants Azure's abfss://container@account../path as container/path."""
+        scheme, host, path = PyArrowFileIO.parse_location(location, properties)
+        if scheme in AZURE_SCHEMES and "@" in host:
+            container = host.partition("@")[0]
+            return scheme, host, container + path.removeprefix(host)
+        return scheme, host, path
 
     def new_output(self, location: str) -> OutputFile:  # type: ignore[override]
         plain = super().new_output(location)

@@ -32,14 +32,19 @@ from pyiceberg.table.locations import load_location_provider
 from requests import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
-from orbit.chassis.iceberg.file_io import ENCRYPTION_PROPERTY, IMPLEMENTATION, KMS_KEY_PROPERTY, OrbitFileIO
+from orbit.chassis.iceberg.file_io import (
+    AZURE_SCHEMES,
+    ENCRYPTION_PROPERTY,
+    IMPLEMENTATION,
+    KMS_KEY_PROPERTY,
+    OrbitFileIO,
+)
 from orbit.chassis.iceberg.table import CommitConflict, IcebergTable
 from orbit.chassis.object_store import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, S3Settings
 from orbit.kernel.errors import NotSupported, StoreUnavailable
 
 CATALOG_NAME: Final = "orbit"
 POSTGRESQL_SCHEMES: Final = ("postgresql", "postgres")
-AZURE_SCHEMES: Final = ("abfs", "abfss", "wasb", "wasbs")
 Identifier = tuple[str, str]
 """(namespace, name)."""
 
@@ -91,6 +96,8 @@ class Warehouse:
     def shown(self) -> str:
         """The warehouse's name in messages, without secrets."""
         store = f" on {self.settings.s3.shown}" if self.settings.s3 else ""
+        if self.settings.azure is not None:
+            store = f" of azure account {self.settings.azure.account}"
         return f"warehouse {self.location}{store}"
 
     @property

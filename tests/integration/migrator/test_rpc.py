@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ import pytest
 from orbit.chassis.rpc import RpcServer, open_channel
 from orbit.kernel.errors import LogUnavailable, NotLeader, OrbitError
 from orbit.kernel.ids import ROW_ID_COLUMN
+from services.coordinator.client import EmbeddedCoordination, Leader, Member
+from services.migrator.leader import LeaderMoves
 from services.storage.client import Claim, ClaimRefused, MoveEnded
 from services.storage.moves_rpc import SLICE_BYTES, MovesClient, MovesServicer
 from tests.fixtures.fix_moves import HandClock, MovesTwin, all_types_row, all_types_table, extreme_rows, make_table
@@ -133,3 +136,35 @@ async def test_large_batches_travel_in_slices(wire: Wire) -> None:
     parts = [part async for part in wire.client.read(b"m" * 16)]
     assert pa.Table.from_batches(parts).equals(pa.Table.from_batches([wide]))
     assert max(part.nbytes for part in parts) <= SLICE_BYTES
+
+
+async def test_a_migrator_of_its_own_follows_the_leader(wire: Wire) -> None:
+    assert wire.moves is not None
+    table = make_table()
+    wire.moves.create(table)
+    wire.moves.insert(table, [simple_row(1)], segment=1)
+    coordination = EmbeddedCoordination()
+    await coordination.start()
+    leader = LeaderMoves(coordination, 0, open_channel)
+    await leader.start()
+    with pytest.raises(NotLeader, match="nobody leads shard 0"):
+        await leader.statistics()
+    changes: asyncio.Queue[Leader | None] = asyncio.Queue()
+    unwatch = coordination.watch_leader(0, changes.put_nowait)
+    await coordination.join(Member("n1", wire.server.address, "", 0, 0))
+    await coordination.campaign(0)
+    await coordination.announce(Leader(0, "n1", wire.server.address, 1))
+    while await changes.get() is None:
+        pass
+    assert len(await leader.statistics()) == 1
+    claim = await leader.begin(b"m" * 16, table.id, table.storage_id, [(0, 1 << 62)], 1 << 62)
+    assert [batch.num_rows async for batch in leader.read(claim.move_id)] == [1]
+    await leader.abort(claim.move_id, "enough")
+    assert await leader.open_moves() == []
+    await coordination.resign(0)
+    assert await changes.get() is None
+    with pytest.raises(NotLeader):
+        await leader.statistics()
+    unwatch()
+    await leader.stop()
+    await coordination.stop()

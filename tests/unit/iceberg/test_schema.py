@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orbit.chassis.iceberg.file_io import OrbitFileIO
 from orbit.chassis.iceberg.schema import (
     ROW_ID_FIELD,
     file_schema,
@@ -89,3 +90,11 @@ def test_settings_never_show_secrets() -> None:
 def test_locations_that_readers_disagree_on_are_refused(location: str) -> None:
     with pytest.raises(NotSupported, match="disagree"):
         Warehouse(WarehouseSettings(location, "sqlite", "sqlite:////tmp/unused.db"))
+
+
+def test_azure_locations_as_java_writes_them_reach_pyarrow_as_container_and_path() -> None:
+    parse = OrbitFileIO.parse_location
+    assert parse("abfss://lake@account.dfs.core.windows.net/w/t")[2] == "lake/w/t"
+    assert parse("abfss://lake/w/t")[2] == "lake/w/t"
+    assert parse("s3://bucket/w@x/t") == ("s3", "bucket", "bucket/w@x/t")
+    assert parse("file:///data/ware house/t") == ("file", "", "/data/ware house/t")
