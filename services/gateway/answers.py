@@ -66,6 +66,12 @@ def row_count(tag: bytes) -> int:
     return int(last) if last.isdigit() else 0
 
 
+def check_form(messages: bytes) -> None:
+    """Raise NotSupported when the answer does not begin as a plain statement's does."""
+    if messages and messages[0] not in (_DATA_ROW, _COMMAND_COMPLETE, _EMPTY_QUERY):
+        raise NotSupported(f"an answer with message {chr(messages[0])!r} over this protocol")
+
+
 def tag_of(messages: bytes) -> bytes:
     """Return the command tag of a whole answer, without decoding its rows."""
     at = 0

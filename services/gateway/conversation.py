@@ -265,20 +265,21 @@ class Stream:
         """Wait for the first part, or for the failure, so that an error can still become a proper reply."""
         while self._last is not None and not self._last.done() and not self._conversation._parts:
             await self._more()
-        if self._last is not None and self._last.done() and self._last.exception() is not None:
+        try:
+            if self._conversation._parts:
+                answers.check_form(self._conversation._parts[0])
+            elif self._last is None or self._last.done():
+                answers.check_form(self._whole())
+        except OrbitError:
             self._end()
-            self._last.result()
+            raise
 
     @property
     def complete(self) -> bytes | None:
         """The tag, once the whole answer is there; None while the statement runs."""
-        answer: bytes | Statement | None = self._ready
-        if self._last is not None:
-            if not self._last.done() or self._last.exception() is not None:
-                return None
-            answer = self._last.result()
-        assert isinstance(answer, bytes)
-        return answers.tag_of(answer)
+        if self._last is not None and (not self._last.done() or self._last.exception() is not None):
+            return None
+        return answers.tag_of(self._whole())
 
     async def parts(self) -> AsyncGenerator[list[Row], None]:
         """Yield rows as they come. Raises the statement's OrbitError, also in the middle."""
@@ -293,15 +294,19 @@ class Stream:
                 if self._last is None or self._last.done():
                     break
                 await self._more()
-            answer = self._last.result() if self._last is not None else self._ready
-            assert isinstance(answer, bytes)
-            rows, self.tag = answers.decode(answer)
+            rows, self.tag = answers.decode(self._whole())
             self._ready = None
             self.finished = True
             if rows:
                 yield rows
         finally:
             self._end()
+
+    def _whole(self) -> bytes:
+        """Return the last part of the answer, which is there. Raises the statement's OrbitError."""
+        answer: bytes | Statement | None = self._ready if self._last is None else self._last.result()
+        assert isinstance(answer, bytes)
+        return answer
 
     async def _more(self) -> None:
         conversation = self._conversation

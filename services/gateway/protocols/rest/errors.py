@@ -13,6 +13,7 @@ from orbit.kernel.errors import OrbitError
 
 _BY_SQLSTATE: Final[dict[str, int]] = {
     "02000": 404,
+    "08P01": 400,
     "23505": 409,
     "25006": 403,
     "3D000": 404,

@@ -34,10 +34,8 @@ class Guard:
         limit = self._limits.max_body_bytes
         try:
             declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-            if int(declared) > limit:
-                raise BodyTooLarge
             async with asyncio.timeout(self._limits.body_timeout_s):
-                body = await self._read(receive)
+                body = await self._read(receive, int(declared))
         except BodyTooLarge:
             await _refuse(send, 413, "54000", f"the request's body is larger than {limit} bytes")
             return
@@ -47,8 +45,15 @@ class Guard:
         if body is not None:
             await self._run(scope, body, receive, send)
 
-    async def _read(self, receive: Receive) -> bytes | None:
-        """Return the body; None when the client went away."""
+    async def _read(self, receive: Receive, declared: int) -> bytes | None:
+        """Return the body; None when the client went away.
+
+        A body that is too large is read and dropped up to twice the limit: a client sees the reply only if it
+        could send all before the connection is closed.
+        """
+        limit = self._limits.max_body_bytes
+        if declared > 2 * limit:
+            raise BodyTooLarge
         parts: list[bytes] = []
         size = 0
         while True:
@@ -56,9 +61,10 @@ class Guard:
             if message["type"] == "http.disconnect":
                 return None
             part: bytes = message.get("body", b"")
-            parts.append(part)
             size += len(part)
-            if size > self._limits.max_body_bytes:
+            if size <= limit:
+                parts.append(part)
+            if size > 2 * limit or (size > limit and not message.get("more_body", False)):
                 raise BodyTooLarge
             if not message.get("more_body", False):
                 return b"".join(parts)

@@ -32,7 +32,6 @@ class StreamedAnswer(Response):
     def __init__(self, stream: Stream, form: str, limits: RestLimits, finished: Callable[[], None]) -> None:
         self.status_code = 200
         self.background = None
-        self.body = b""
         self.init_headers({"content-type": MEDIA_TYPES[form]})
         self._stream = stream
         self._form = form
