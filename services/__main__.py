@@ -6,18 +6,24 @@ directly; otherwise the roles find each other as separate processes would.
 
 from __future__ import annotations
 
+import asyncio
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import structlog
 
 from orbit.chassis.config import Config, ConfigError, load
 from orbit.chassis.lifecycle import EXIT_FAILED, Process
 from orbit.chassis.lifecycle import run as run_process
 from orbit.chassis.metrics import TIER_MIGRATIONS, Metrics
 from orbit.chassis.nats_server import NatsServer, NatsServerFailed
-from orbit.chassis.operations import Health, OperationsServer
+from orbit.chassis.operations import Document, Health, OperationsServer
 from orbit.chassis.telemetry import configure_logging
 from services.coordinator import wiring as coordination_wiring
+
+_log = structlog.get_logger(__name__)
 
 
 class Assembly:
@@ -86,12 +92,17 @@ class Assembly:
         self.process.add("gateway", self.gateway)
 
     def _add_migrator(self) -> None:
-        from services.migrator.wiring import MigratorService
-
         direct = self.storage is not None and self.config.coordinator.store == "embedded"
-        local = _LocalMoves(self.storage) if direct else None
+        local: Any = _LocalMoves(self.storage) if direct else None
         counter = self.metrics.counter(TIER_MIGRATIONS) if self.storage is None else _Uncounted()
-        self.migrator = MigratorService(self.config, self.coordination, counter, local)
+
+        def make() -> Any:
+            from services.migrator.wiring import MigratorService
+
+            return MigratorService(self.config, self.coordination, counter, local)
+
+        # PyIceberg takes a second to import; nothing is due to move in the first seconds.
+        self.migrator = _Deferred("migrator", make)
         self.process.add("migrator", self.migrator)
 
     def _add_cdc(self) -> None:
@@ -102,12 +113,12 @@ class Assembly:
 
     def _operations(self) -> OperationsServer:
         config = self.config
-        documents = {
-            "/cluster/status": lambda: (self.coordinator or self.coordination).cluster_status(),
-            "/cluster/replication": lambda: (self.coordinator or self.coordination).cluster_replication(),
+        documents: dict[str, Document] = {
+            "/cluster/status": self._cluster_status,
+            "/cluster/replication": self._replication,
         }
         if "storage" in self.roles:
-            documents["/tiers"] = lambda: self.storage.tiers()
+            documents["/tiers"] = self._tiers
         return OperationsServer(
             host=config.monitoring.bind_address,
             port=config.monitoring.metrics_port,
@@ -116,10 +127,21 @@ class Assembly:
             documents=documents,
         )
 
+    def _cluster_status(self) -> object:
+        return (self.coordinator or self.coordination).cluster_status()
+
+    def _replication(self) -> object:
+        return (self.coordinator or self.coordination).cluster_replication()
+
+    async def _tiers(self) -> object:
+        return await self.storage.tiers()
+
     def _health(self) -> Health:
         """The storage node's health where there is one; what the other roles lack is added to it."""
         if self.process.state.value != "running":
-            return Health(healthy=False, ready=False, role=self.roles[0], reasons=[f"process is {self.process.state.value}"])
+            return Health(
+                healthy=False, ready=False, role=self.roles[0], reasons=[f"process is {self.process.state.value}"]
+            )
         parts = [part.health() for part in (self.storage, self.gateway) if part is not None]
         first = parts[0] if parts else Health(healthy=True, role=self.roles[0])
         details = dict(first.details)
@@ -138,6 +160,40 @@ class Assembly:
             reasons=[reason for part in parts for reason in part.reasons],
             details=details,
         )
+
+
+class _Deferred:
+    """A component that is imported, made and started beside the serving process."""
+
+    def __init__(self, name: str, make: Callable[[], Any]) -> None:
+        self._name = name
+        self._make = make
+        self._component: Any = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._task = asyncio.create_task(self._start(), name=f"start-{self._name}")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        if self._component is not None:
+            await self._component.stop()
+
+    def health(self) -> dict[str, Any]:
+        if self._task is not None and self._task.done() and self._task.exception() is not None:
+            return {"status": "failed", "reason": str(self._task.exception())}
+        return {"status": "starting"} if self._component is None else self._component.health()
+
+    async def _start(self) -> None:
+        try:
+            component = await asyncio.to_thread(self._make)
+            await component.start()
+            self._component = component
+        except Exception as error:
+            _log.error("component did not start", component=self._name, reason=str(error))
+            raise
 
 
 class _LocalMoves:

@@ -17,7 +17,7 @@ from orbit.kernel.clock import SystemClock
 from services.gateway.authentication import Authenticator
 from services.gateway.protocols.postgres.listener import PostgresListener
 from services.gateway.protocols.redis.listener import RedisListener
-from services.storage.client import Backend, remote_backend
+from services.storage.client import Backend, RemoteBackend
 
 ENGINE_VERSION = "0.1.0"
 
@@ -46,7 +46,7 @@ class GatewayService:
         backend = self._backend
         if backend is None:
             tls = tls_files(*self._certificates())
-            self._remote = backend = remote_backend(lambda address: open_channel(address, tls=tls))
+            self._remote = backend = RemoteBackend(lambda address: open_channel(address, tls=tls))
             self._coordination.watch_leader(
                 0, lambda leader: self._remote.leader_changed(None if leader is None else leader.address)
             )

@@ -14,6 +14,7 @@ import structlog
 
 from orbit.kernel.clock import Clock
 from orbit.kernel.errors import OrbitError
+from orbit.kernel.ids import INFINITY_LSN
 from orbit.kernel.limits import SEAL_AT_ROWS, SEAL_ROWS
 from orbit.kernel.records import ColdCommit
 from services.storage.checkpoint import Checkpointer
@@ -133,11 +134,9 @@ class Maintenance:
 
     async def _seal(self, store: TableStore, aged: int) -> None:
         state = self._state
-        while len(store.heads) >= SEAL_AT_ROWS:
-            if store.seal(SEAL_ROWS, state.oldest_snapshot(), state.time_us_of) is None:
+        while through := INFINITY_LSN if len(store.heads) >= SEAL_AT_ROWS else aged:
+            if store.seal(SEAL_ROWS, state.oldest_snapshot(), state.time_us_of, through) is None:
                 break
-            await asyncio.sleep(0)
-        while aged and store.seal(SEAL_ROWS, state.oldest_snapshot(), state.time_us_of, aged) is not None:
             await asyncio.sleep(0)
 
     async def _demote(self) -> None:

@@ -52,9 +52,11 @@ class LeaderMoves:
         found: list[SegmentStatistics] = []
         for table in self._state.catalog.tables():
             store = self._state.stores[table.storage_id]
-            for segment in store.segments.values():
-                if segment.owner is None and self._saved(table.storage_id, segment):
-                    found.append(self._describe(table, segment))
+            found.extend(
+                self._describe(table, segment)
+                for segment in store.segments.values()
+                if segment.owner is None and self._saved(table.storage_id, segment)
+            )
         return found
 
     async def begin(
@@ -86,7 +88,7 @@ class LeaderMoves:
                 self._open(move_id)
                 offsets = chosen[start : start + BATCH_ROWS]
                 yield await loop.run_in_executor(None, _segment_batch, table, segment, offsets)
-        rows = [item for item in _claimed_tail(store, move)]
+        rows = list(_claimed_tail(store, move))
         for start in range(0, len(rows), BATCH_ROWS):
             self._open(move_id)
             yield _row_batch(table, rows[start : start + BATCH_ROWS])
