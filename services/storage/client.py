@@ -13,7 +13,7 @@ must encode once. `services.gateway.protocols.postgres.wire` decodes them for th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,6 +21,7 @@ import msgspec
 
 from orbit.kernel.errors import OrbitError
 from orbit.kernel.types import SqlType
+from services.storage.log.interface import Entry as LogEntry
 from services.storage.moves import (
     ROW_ID_COLUMN,
     Claim,
@@ -34,7 +35,8 @@ from services.storage.moves import (
 )
 
 if TYPE_CHECKING:
-    from services.storage.remote import RemoteBackend as remote_backend
+    from orbit.chassis.nats import NatsConnection
+    from services.storage.remote import RemoteBackend
 
 __all__ = [
     "FAILED",
@@ -47,8 +49,11 @@ __all__ = [
     "ColumnDescription",
     "CopyFormat",
     "Credentials",
+    "LogEntry",
+    "LogReader",
     "MoveEnded",
     "Moves",
+    "RemoteBackend",
     "RowRange",
     "SegmentStatistics",
     "Session",
@@ -57,6 +62,7 @@ __all__ = [
     "Statement",
     "Tier",
     "connect_moves",
+    "read_log",
 ]
 
 if TYPE_CHECKING:
@@ -223,6 +229,26 @@ class Backend(Protocol):
         ...
 
 
+class LogReader(Protocol):
+    """A shard's log as those see it who only read it; as `services.storage.log.interface.Log` has it."""
+
+    def read(self, from_sequence: int) -> AsyncIterator[LogEntry]:
+        """Yield every record from `from_sequence` on, in order, for ever. Raises RecordsTrimmed, LogCorrupt."""
+        ...
+
+    async def bounds(self) -> tuple[int, int]:
+        """Return (first, last) sequence. Raises LogUnavailable, also while storage has not made the log yet."""
+        ...
+
+
+def read_log(connection: NatsConnection, *, region: str, shard: int) -> LogReader:
+    """Return the reader of a shard's log. It makes no stream and asks nothing before it is used."""
+    from services.storage.log.jetstream import APPEND_TIMEOUT_S, JetStreamLog
+    from services.storage.log.stream import LogStream
+
+    return JetStreamLog(connection, LogStream(region, shard), None, APPEND_TIMEOUT_S)
+
+
 def connect_moves(channel: grpc.aio.Channel, shard: int) -> Moves:
     """Return `Moves` of the node at the other end of a channel. A lost connection is NotLeader there."""
     from services.storage.moves_rpc import MovesClient
@@ -233,7 +259,7 @@ def connect_moves(channel: grpc.aio.Channel, shard: int) -> Moves:
 def __getattr__(name: str) -> Any:
     """Load an implementation when its name is first asked for: most users of this contract need none of them."""
     match name:
-        case "remote_backend":
+        case "RemoteBackend":
             from services.storage.remote import RemoteBackend
 
             return RemoteBackend

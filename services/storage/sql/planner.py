@@ -167,7 +167,8 @@ class Planner:
             return plan_ddl(statement)
         context = self.bind_context(session)
         if statement.kind is Kind.SELECT:
-            return self._queries.plan(bind_select_statement(statement, context, oids))
+            plan: Plan = self._queries.plan(bind_select_statement(statement, context, oids))
+            return plan
         if statement.kind is Kind.COPY:
             assert isinstance(statement.command, CopyCommand)
             if statement.command.from_client:

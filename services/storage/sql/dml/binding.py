@@ -23,7 +23,7 @@ from services.storage.sql.bind.scope import Scope, ScopeItem, relation_columns
 from services.storage.sql.bind.tree import BoundQuery, ColumnRef, Expression, TableRelation
 
 FindTable = Callable[[str | None, str], Table]
-BindQuery = Callable[[exp.Expression], BoundQuery]
+BindQuery = Callable[[exp.Query], BoundQuery]
 
 Assignment = tuple[int, Expression | None]
 """(column position, value); None for DEFAULT."""

@@ -367,7 +367,7 @@ def compile_change(bound: BoundChange, rules: TableRules, parameter_types: tuple
     relation, table = bound.relation.number, bound.relation.table
     lookup = key_lookup(bound.where, relation, table)
     deletes = bound.assignments is None
-    privileges = ("DELETE",) if deletes else ("UPDATE",)
+    privileges: tuple[str, ...] = ("DELETE",) if deletes else ("UPDATE",)
     if bound.where is not None or bound.returning is not None:
         privileges = (*privileges, "SELECT")
     return ChangePlan(
