@@ -11,14 +11,14 @@ write for everything that arrived together.
 from __future__ import annotations
 
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from orbit.kernel.errors import OrbitError, TransactionAborted
 from services.gateway.protocols.postgres import wire
 from services.gateway.protocols.postgres.connection import Connection, Handlers
 from services.gateway.protocols.postgres.copy_in import CopyIn
 from services.gateway.protocols.postgres.state import Event, Phase
-from services.gateway.protocols.postgres.statements import Deallocate, Portal, Prepared, deallocation
+from services.gateway.protocols.postgres.statements import USUAL_FORMATS, Deallocate, Portal, Prepared, deallocation
 from services.gateway.protocols.postgres.wire import READY, SYNC, ProtocolViolation
 from services.storage.client import FAILED, IDLE, CopyFormat, Statement
 
@@ -84,23 +84,23 @@ class PostgresConnection(Connection):
         else:
             self._out.append(READY[self._session.status])
 
-    def data_received(self, data: bytes) -> None:
-        if self._copy_rest:
-            taken = min(len(data), self._copy_rest)
-            self._copy_rest -= taken
-            self._feed(data[:taken])
-            if taken == len(data):
-                return
-            data = data[taken:]
-        super().data_received(data)
-
     def part_of_message(self, kind: int, data: bytes) -> bool:
         if self._phase is not Phase.COPY_IN or kind != _COPY_DATA:
             return False
         (length,) = wire.uint32_at(self._buffer, self._at + 1)
         self._copy_rest = length - 4 - len(data)
+        self._intercept = self._rest_of_copy_data
         self._feed(data)
         return True
+
+    def _rest_of_copy_data(self, data: bytes) -> bytes:
+        """Pass on input that continues a CopyData message; return what is behind it."""
+        taken = min(len(data), self._copy_rest)
+        self._copy_rest -= taken
+        self._feed(data[:taken])
+        if not self._copy_rest:
+            self._intercept = None
+        return data[taken:]
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -317,7 +317,7 @@ class PostgresConnection(Connection):
     def _on_bind(self, at: int, end: int) -> None:
         name, statement, formats, parameters, results = wire.parse_bind(self._buffer, at, end)
         prepared = self._statements.get(statement) or self._statement(statement)
-        if len(parameters) != prepared.parameter_count or formats or results:
+        if len(parameters) != prepared.parameter_count or results not in USUAL_FORMATS or formats not in USUAL_FORMATS:
             prepared.check(parameters, formats, results)
         if name:
             if name in self._portals:
@@ -330,7 +330,7 @@ class PostgresConnection(Connection):
     def _on_describe(self, at: int, end: int) -> None:
         is_portal, name = wire.parse_target(self._buffer, at, end)
         if is_portal:
-            portal = self._find_portal(name)
+            portal = self._portals.get(name) or self._find_portal(name)
             self._out.append(portal.prepared.describe_rows(portal.results))
         else:
             prepared = self._statement(name)
@@ -339,11 +339,11 @@ class PostgresConnection(Connection):
     def _on_execute(self, at: int, end: int) -> None:
         name, maximum = wire.parse_execute(self._buffer, at, end)
         portal = self._portals.get(name) or self._find_portal(name)
-        statement = portal.prepared.statement
-        if portal.started or statement is None or type(statement) is Deallocate:
+        if not portal.runs:
             self._out.append(self._execute_here(portal, maximum))
             return
-        portal.started = True
+        portal.runs = False
+        statement = cast("Statement", portal.prepared.statement)
         if maximum:
             self._portal, self._maximum = portal, maximum
         sync = self._buffer[end : end + 5] == SYNC

@@ -56,6 +56,8 @@ class Connection(asyncio.Protocol):
         self._parts: list[bytes] = []
         self._missing = 0
         """Bytes that the large message in `_parts` still lacks."""
+        self._intercept: Callable[[bytes], bytes] | None = None
+        """Takes input before it is buffered, while a large message arrives in parts; returns what is left of it."""
         self._out: list[bytes] = []
         self._waiting = False
         """A message is under way: the next one must not start."""
@@ -105,14 +107,11 @@ class Connection(asyncio.Protocol):
         return False
 
     def data_received(self, data: bytes) -> None:
-        if self._missing:
-            self._parts.append(data)
-            self._missing -= len(data)
-            if self._missing > 0:
+        if self._intercept is not None:
+            data = self._intercept(data)
+            if not data:
                 return
-            self._buffer, self._at = b"".join(self._parts), 0
-            self._parts, self._missing = [], 0
-        elif self._at < len(self._buffer):
+        if self._at < len(self._buffer):
             self._buffer, self._at = self._buffer[self._at :] + data, 0
         else:
             self._buffer, self._at = data, 0
@@ -120,6 +119,16 @@ class Connection(asyncio.Protocol):
             self._process()
         elif len(self._buffer) - self._at > self._limits.pause_reading_bytes:
             self._read(False)
+
+    def _rest_of_message(self, data: bytes) -> bytes:
+        """Collect a large message; return it once it is whole."""
+        self._parts.append(data)
+        self._missing -= len(data)
+        if self._missing > 0:
+            return b""
+        whole = b"".join(self._parts)
+        self._parts, self._intercept = [], None
+        return whole
 
     def pause_writing(self) -> None:
         self._draining = True
@@ -198,6 +207,7 @@ class Connection(asyncio.Protocol):
             rest = self._buffer[at:]
             self._parts, self._missing = [rest], length + 1 - len(rest)
             self._buffer, self._at = b"", 0
+            self._intercept = self._rest_of_message
 
     def _longest(self, kind: int) -> int:
         if self._phase is Phase.PROVING or self._phase is Phase.IDENTIFYING:
@@ -242,7 +252,7 @@ class Connection(asyncio.Protocol):
             return
         self._move(Event.CLOSE)
         self._handlers = {}
-        self._buffer, self._at, self._parts, self._missing = b"", 0, [], 0
+        self._buffer, self._at, self._parts, self._intercept = b"", 0, [], None
         self._out.clear()
         if self._process_id:
             self._listener.cancel_keys.forget(self._process_id)

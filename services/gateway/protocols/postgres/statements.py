@@ -54,29 +54,34 @@ def deallocation(sql: str) -> Deallocate | None:
     return Deallocate(match["plain"].lower() if match["plain"] else None, match["discard"] is not None)
 
 
+USUAL_FORMATS: Final = frozenset(((), (0,), (1,)))
+"""Bind's lists of formats that fit any statement."""
+
+
 class Prepared:
     """A named statement. `statement` is the session's, or None for an empty query."""
 
-    __slots__ = ("_row_descriptions", "columns", "name", "parameter_count", "parameter_oids", "statement")
+    __slots__ = ("_row_descriptions", "columns", "name", "parameter_count", "parameter_oids", "runs", "statement")
 
     def __init__(self, name: bytes, statement: Statement | Deallocate | None) -> None:
         self.name = name
         self.statement = statement
+        self.runs = statement is not None and not isinstance(statement, Deallocate)
+        """Whether the session runs it; otherwise it is answered here."""
         self.parameter_oids: Sequence[int] = () if statement is None else statement.parameter_oids
         self.parameter_count = len(self.parameter_oids)
         self.columns = None if statement is None else statement.columns
         self._row_descriptions: dict[tuple[int, ...], bytes] = {}
 
-    def describe_rows(self, formats: Sequence[int]) -> bytes:
+    def describe_rows(self, formats: tuple[int, ...]) -> bytes:
         """Return the RowDescription (or NoData) for a result in these formats."""
-        key = tuple(formats)
-        description = self._row_descriptions.get(key)
+        description = self._row_descriptions.get(formats)
         if description is None:
             description = wire.NO_DATA
             if self.columns is not None:
                 description = wire.row_description(self.columns, result_formats(formats, len(self.columns)))
             if len(self._row_descriptions) < 8:
-                self._row_descriptions[key] = description
+                self._row_descriptions[formats] = description
         return description
 
     def check(self, parameters: Sequence[bytes | None], formats: Sequence[int], results: Sequence[int]) -> None:
@@ -102,20 +107,21 @@ class Prepared:
 class Portal:
     """A bound statement, and what is left of its rows when the client fetches them in parts."""
 
-    __slots__ = ("_at", "_rows", "formats", "held", "held_bytes", "parameters", "prepared", "results", "started")
+    __slots__ = ("_at", "_rows", "formats", "held", "held_bytes", "parameters", "prepared", "results", "runs")
 
     def __init__(
         self,
         prepared: Prepared,
         parameters: Sequence[bytes | None],
-        formats: Sequence[int],
-        results: Sequence[int],
+        formats: tuple[int, ...],
+        results: tuple[int, ...],
     ) -> None:
         self.prepared = prepared
         self.parameters = parameters
         self.formats = formats
         self.results = results
-        self.started = False
+        self.runs = prepared.runs
+        """Whether the next Execute goes to the session: the first one of a statement that does."""
         self.held: list[bytes] = []
         self.held_bytes = 0
         self._rows = b""

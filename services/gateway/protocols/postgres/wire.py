@@ -178,7 +178,7 @@ def parse_parse(buffer: bytes, at: int, end: int) -> tuple[bytes, str, tuple[int
     return name, decode_text(query), unpack_from(f">{count}I", buffer, at + 2)
 
 
-Bound = tuple[bytes, bytes, Sequence[int], list[bytes | None], Sequence[int]]
+Bound = tuple[bytes, bytes, tuple[int, ...], list[bytes | None], tuple[int, ...]]
 """(portal, statement, parameter formats, parameters, result formats)"""
 
 
@@ -194,7 +194,7 @@ def parse_bind(buffer: bytes, at: int, end: int) -> Bound:
         at = stop + 1
         (count,) = int16_at(buffer, at)
         at += 2
-        formats: Sequence[int] = ()
+        formats: tuple[int, ...] = ()
         if count:
             formats = unpack_from(f">{count}h", buffer, at)
             at += 2 * count
@@ -213,7 +213,7 @@ def parse_bind(buffer: bytes, at: int, end: int) -> Bound:
                 raise ProtocolViolation(_MALFORMED)
         (count,) = int16_at(buffer, at)
         at += 2
-        result_formats: Sequence[int] = ()
+        result_formats: tuple[int, ...] = ()
         if count:
             result_formats = unpack_from(f">{count}h", buffer, at)
             at += 2 * count
@@ -224,8 +224,13 @@ def parse_bind(buffer: bytes, at: int, end: int) -> Bound:
     return portal, statement, formats, parameters, result_formats
 
 
+_ALL_OF_UNNAMED: Final = b"\0\0\0\0\0"
+
+
 def parse_execute(buffer: bytes, at: int, end: int) -> tuple[bytes, int]:
     """Return (portal, maximum of rows; 0 for all)."""
+    if buffer[at:end] == _ALL_OF_UNNAMED:
+        return b"", 0
     name, at = _name(buffer, at, end)
     if at + 4 != end:
         raise ProtocolViolation(_MALFORMED)
@@ -235,6 +240,8 @@ def parse_execute(buffer: bytes, at: int, end: int) -> tuple[bytes, int]:
 
 def parse_target(buffer: bytes, at: int, end: int) -> tuple[bool, bytes]:
     """Read Describe's or Close's body: (whether a portal is meant, its name)."""
+    if buffer[at:end] == b"P\0":
+        return True, b""
     kind = buffer[at : at + 1] if at < end else b""
     name, behind = _name(buffer, at + 1, end)
     if behind != end or kind not in (b"S", b"P"):
