@@ -28,6 +28,14 @@ PATIENCE: Final = 0.25
 MICROSECONDS_A_DAY: Final = 86_400_000_000
 
 
+SegmentKey = tuple[int, int, int]
+"""(storage id, segment id, newest LSN): the same segment with newer versions in it is another one."""
+
+
+def key_of(segment: SegmentStatistics) -> SegmentKey:
+    return segment.storage_id, segment.segment_id, segment.newest_lsn
+
+
 @dataclass(frozen=True, slots=True)
 class PolicySettings:
     """`warm_retention_days` counts from a segment's newest change; fractions are allowed."""
@@ -42,10 +50,11 @@ class PolicySettings:
 
 @dataclass(frozen=True, slots=True)
 class PlannedMove:
-    """One move to begin. `rows` and `size_bytes` are estimates from statistics."""
+    """One move to begin. `rows` and `size_bytes` are estimates from statistics; `segments` are those it is made for."""
 
     table_id: int
     storage_id: int
+    segments: tuple[SegmentKey, ...]
     ranges: tuple[RowRange, ...]
     changed_through: int
     rows: int
@@ -99,6 +108,7 @@ def _move(lot: Sequence[SegmentStatistics]) -> PlannedMove:
     return PlannedMove(
         lot[0].table_id,
         lot[0].storage_id,
+        tuple(key_of(segment) for segment in lot),
         merged((segment.first_row_id, segment.last_row_id) for segment in lot),
         max(segment.newest_lsn for segment in lot),
         sum(segment.rows_alive for segment in lot),

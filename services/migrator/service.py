@@ -19,8 +19,8 @@ import structlog
 from orbit.kernel.clock import Clock
 from orbit.kernel.errors import LogUnavailable, NotLeader, OrbitError, StoreUnavailable
 from services.migrator.cutover import Cutover, LakeOfMove, State, blocking
-from services.migrator.policy import PlannedMove, PolicySettings, plan
-from services.storage.client import Claim, ClaimRefused, Moves
+from services.migrator.policy import PlannedMove, PolicySettings, SegmentKey, key_of, plan
+from services.storage.client import Claim, ClaimRefused, Moves, SegmentStatistics, Tier
 
 log = structlog.get_logger()
 
@@ -79,6 +79,7 @@ class Migrator:
         self._owner = blake2b(settings.name.encode(), digest_size=8).digest()
         self._backoff: dict[int, tuple[float, float]] = {}
         """Table id to (monotonic time before which it is not tried, length of the wait)."""
+        self._moved: set[SegmentKey] = set()
         self._trouble: str | None = None
         self._working_on: str | None = None
         self._last_turn_us: int | None = None
@@ -127,7 +128,7 @@ class Migrator:
         resumable = [claim for claim in open_moves if self._is_ours_to_resume(claim)]
         outcomes = [await self._carry_out(claim, resumed=True) for claim in resumable]
         busy = {claim.table.id for claim in open_moves} | self._backed_off()
-        planned = plan(await self._moves.statistics(), self._settings.policy, self._clock.now_us(), busy)
+        planned = plan(await self._unmoved(), self._settings.policy, self._clock.now_us(), busy)
         if planned:
             # A store that is down gets no claims: an open claim holds the horizon.
             await blocking(self._lake.probe)
@@ -135,6 +136,8 @@ class Migrator:
             begun = await self._begin(move)
             if begun is not None:
                 outcomes.append(await self._carry_out(begun, resumed=False))
+                if outcomes[-1][0] is State.COMMITTED:
+                    self._moved.update(move.segments)
         states = [state for state, _ in outcomes]
         return Turn(
             resumed=len(resumable),
@@ -170,6 +173,15 @@ class Migrator:
                 rows=done.rows,
             )
         return done.progressed
+
+    async def _unmoved(self) -> list[SegmentStatistics]:
+        """Return the segments without those that this process has just moved and that the leader still lists as warm.
+
+        A node lets go of a segment some time after its COLD_COMMIT; to copy it again would be harmless and useless.
+        """
+        segments = await self._moves.statistics()
+        self._moved &= {key_of(segment) for segment in segments if segment.tier is Tier.WARM}
+        return [segment for segment in segments if key_of(segment) not in self._moved]
 
     async def _begin(self, move: PlannedMove) -> Claim | None:
         try:

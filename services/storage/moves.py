@@ -64,7 +64,8 @@ class SegmentStatistics(msgspec.Struct, frozen=True, array_like=True):
     """One sealed segment. Its row id span may overlap that of others: an updated row keeps its id in a newer segment.
 
     `newest_lsn` is the largest begin LSN of its alive versions and `newest_change_us` that transaction's commit time.
-    `size_bytes` is what it occupies in its tier. Claimed segments are listed too.
+    `size_bytes` is what it occupies in its tier. Claimed segments are listed too. `tier` is COLD from the COLD_COMMIT
+    on, even while local copies wait for readers of the past: such a segment must not be moved again.
     """
 
     table_id: int

@@ -20,7 +20,8 @@ from orbit.kernel.records import Row
 from orbit.kernel.schema import Column, Table
 from orbit.kernel.types import Oid, SqlType
 from services.migrator.iceberg import AS_OF, MOVE_ID
-from tests.fixtures.fix_moves import all_types_row, all_types_table, extreme_rows, make_table
+from services.storage.client import SegmentStatistics, Tier
+from tests.fixtures.fix_moves import MovesTwin, all_types_row, all_types_table, extreme_rows, make_table
 from tests.fixtures.fix_weed import BUCKET
 from tests.integration.migrator.conftest import World
 
@@ -153,6 +154,26 @@ async def test_young_versions_stay_where_they_are(local_world: World) -> None:
     assert done.rows == 49
     assert world.moves.contents(table.storage_id, world.reader) == expected
     assert "young" not in foreign(world, table).column("name").to_pylist()
+
+
+async def test_a_segment_that_a_node_has_not_let_go_of_yet_is_not_moved_again(local_world: World) -> None:
+    """Between COLD_COMMIT and eviction the leader may still call the segment warm."""
+
+    class Slow(MovesTwin):
+        async def statistics(self) -> list[SegmentStatistics]:
+            return [msgspec.structs.replace(segment, tier=Tier.WARM) for segment in await super().statistics()]
+
+    world, table = local_world, make_table()
+    world.moves = Slow(world.clock)
+    world.moves.create(table)
+    world.moves.insert(table, [simple_row(n) for n in range(10)], segment=1)
+    world.age()
+    migrator = world.migrator()
+    assert (await migrator.turn()).committed == 1
+    assert (await migrator.turn()).planned == 0
+    world.moves.insert(table, [simple_row(11)], segment=2)
+    world.age()
+    assert (await migrator.turn()).rows == 1
 
 
 async def test_columns_change_under_cold_rows(local_world: World) -> None:
