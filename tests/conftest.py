@@ -9,6 +9,7 @@ pytest_plugins: list[str] = [
     # One line for each topic, in alphabetical order: "tests.fixtures.fix_<topic>",
     "tests.fixtures.fix_certificates",
     "tests.fixtures.fix_cluster",
+    "tests.fixtures.fix_engine",
     "tests.fixtures.fix_etcd",
     "tests.fixtures.fix_nats",
     "tests.fixtures.fix_otlp",
