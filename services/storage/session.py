@@ -232,6 +232,13 @@ class StorageSession:
         self.abort_work = None
         self._woken(None)
 
+    def stream_rows(self, messages: bytes) -> None:
+        """Send a part of a large answer, after what a script has answered so far."""
+        if self._answers:
+            messages = b"".join(self._answers) + messages
+            self._answers = []
+        self.owner.rows(messages)
+
     def enter_copy(self, copy: CopyIn, wanted: CopyFormat) -> None:
         self.copy = copy
         self._loop.call_soon(self.owner.copy_in, wanted)

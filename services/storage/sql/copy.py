@@ -75,7 +75,7 @@ def _columns(table: Table, names: Sequence[str]) -> list[Column]:
     return columns
 
 
-def copy_format(columns: Sequence[Column], table: Table, options: dict[str, str]) -> CopyFormat:
+def copy_format(columns: Sequence[Column], table: Table | None, options: dict[str, str]) -> CopyFormat:
     """Return the options with PostgreSQL's defaults. Raises 22023 and 0A000."""
     form = options.get("format", "text").lower()
     if form == "binary":
@@ -92,7 +92,10 @@ def copy_format(columns: Sequence[Column], table: Table, options: dict[str, str]
             raise OrbitError(f"COPY {what} must be a single one-byte character", sqlstate="0A000")
     return CopyFormat(
         format=form,
-        columns=tuple(ColumnDescription(column.name, column.type, table.id, column.number) for column in columns),
+        columns=tuple(
+            ColumnDescription(column.name, column.type, 0 if table is None else table.id, column.number)
+            for column in columns
+        ),
         delimiter=delimiter,
         null=options.get("null", "" if csv else "\\N"),
         header=options.get("header", "false").lower() in ("true", "on", "1", "match"),

@@ -21,6 +21,7 @@ from services.storage.engine import Engine
 from services.storage.sql.bind import BindContext, Binder, bind_query, bind_select_statement, finish
 from services.storage.sql.control import plan_control
 from services.storage.sql.copy import plan_copy_in
+from services.storage.sql.copy_out import plan_copy_out
 from services.storage.sql.ddl.statements import need_table, plan_ddl
 from services.storage.sql.dml.binding import bind_change, bind_insert
 from services.storage.sql.dml.rules import RowCheck, TableRules
@@ -173,7 +174,7 @@ class Planner:
             assert isinstance(statement.command, CopyCommand)
             if statement.command.from_client:
                 return plan_copy_in(statement.command)
-            return self._queries.plan_copy_out(session, self, statement.command)
+            return plan_copy_out(self._queries, session, context, statement.command)
         if statement.kind in (Kind.INSERT, Kind.UPDATE, Kind.DELETE):
             return self._plan_write(session, statement, context, oids)
         raise NotSupported(f"{statement.kind.value.upper()} is not supported")
