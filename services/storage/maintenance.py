@@ -110,6 +110,7 @@ class Maintenance:
     def _cold_committed(self, store: TableStore, move: OpenMove, commit: ColdCommit) -> None:
         ref = SnapshotRef(commit.metadata_location, commit.snapshot_id)
         for segment in evictable(store, move):
+            store.leaving.add(segment.number)
             self._cold_moves.append((store, segment, ref, move.as_of))
 
     def _let_go(self) -> None:
@@ -122,6 +123,7 @@ class Maintenance:
             if not self._checkpointer.saved(store.storage_id, segment) or (oldest is not None and oldest < as_of):
                 waiting.append((store, segment, ref, as_of))
                 continue
+            store.leaving.discard(segment.number)
             segment.demote(ColdSource(self._cold, self._warm, store, segment, ref))
             self.migrations_total += 1
         self._cold_moves = waiting

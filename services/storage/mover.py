@@ -80,15 +80,17 @@ class LeaderMoves:
         store = self._state.stores[move.begin.storage_id]
         loop = asyncio.get_running_loop()
         table = store.table
-        for segment in list(store.segments.values()):
-            if segment.owner is not None or segment.tier == Tier.COLD.value:
+        # Segments and tail are listed in one turn of the loop: rows that are sealed meanwhile are read once.
+        segments = list(store.segments.values())
+        rows = list(_claimed_tail(store, move))
+        for segment in segments:
+            if segment.owner is not None or segment.tier == Tier.COLD.value or segment.number in store.leaving:
                 continue
             chosen = np.flatnonzero(_claimed(segment, move))
             for start in range(0, len(chosen), BATCH_ROWS):
                 self._open(move_id)
                 offsets = chosen[start : start + BATCH_ROWS]
                 yield await loop.run_in_executor(None, _segment_batch, table, segment, offsets)
-        rows = list(_claimed_tail(store, move))
         for start in range(0, len(rows), BATCH_ROWS):
             self._open(move_id)
             yield _row_batch(table, rows[start : start + BATCH_ROWS])
@@ -153,7 +155,7 @@ class LeaderMoves:
             newest_change_us=segment.newest_change_us,
             rows_alive=int(alive.sum()),
             size_bytes=segment.columns_bytes or segment.stored_bytes,
-            tier=Tier(segment.tier),
+            tier=Tier.COLD if segment.number in self._state.stores[table.storage_id].leaving else Tier(segment.tier),
         )
 
 
@@ -161,7 +163,7 @@ def evictable(store: TableStore, move: OpenMove) -> list[Segment]:
     """Return the segments whose versions alive at the move's LSN are all in its snapshot."""
     chosen: list[Segment] = []
     for segment in store.segments.values():
-        if segment.owner is not None or segment.tier == Tier.COLD.value:
+        if segment.owner is not None or segment.tier == Tier.COLD.value or segment.number in store.leaving:
             continue
         alive = (segment.begins <= move.as_of) & (segment.ends > move.as_of)
         if alive.any() and bool((_claimed(segment, move) == alive).all()):

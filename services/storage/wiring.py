@@ -5,6 +5,7 @@ Owns that translation. Nothing connects before the service starts.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -122,16 +123,18 @@ class _LazyCold:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._reader: Any = None
+        self._lock = threading.Lock()
 
     def _open(self) -> Any:
-        if self._reader is None:
-            from orbit.chassis.iceberg.warehouse import Warehouse
-            from services.migrator.client import warehouse_settings
-            from services.storage.tiers.cold import ColdReader
+        with self._lock:
+            if self._reader is None:
+                from orbit.chassis.iceberg.configured import warehouse_settings
+                from orbit.chassis.iceberg.warehouse import Warehouse
+                from services.storage.tiers.cold import ColdReader
 
-            folder = Path(self._config.node.data_dir) / "cold-cache"
-            self._reader = ColdReader(Warehouse(warehouse_settings(self._config)), folder, COLD_CACHE_BYTES)
-        return self._reader
+                folder = Path(self._config.node.data_dir) / "cold-cache"
+                self._reader = ColdReader(Warehouse(warehouse_settings(self._config)), folder, COLD_CACHE_BYTES)
+            return self._reader
 
     def read_aligned(self, *arguments: Any, **named: Any) -> Any:
         return self._open().read_aligned(*arguments, **named)

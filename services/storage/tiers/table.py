@@ -12,9 +12,8 @@ Owns where each version of each row is and which one a snapshot sees. Apply meth
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -23,12 +22,15 @@ import pyarrow as pa
 
 from orbit.kernel.ids import INFINITY_LSN
 from orbit.kernel.records import Row, RowCodec
-from orbit.kernel.schema import Index, Table
+from orbit.kernel.schema import Table
 from services.storage.tiers.key_index import KeyIndex, fragments_of, positions_of
 from services.storage.tiers.segment import MAX_SEGMENT_ROWS, Segment, column_array, columns_of
+from services.storage.tiers.unique_index import UniqueIndex, batch_keys, segment_keys
 from services.storage.txn.locks import LockTable
 
 OFFSET_MASK = 0xFFFF
+SMALL_LOAD_ROWS = 1024
+"""A load of fewer rows goes to the tail: segment numbers are not for every little COPY."""
 
 
 class Version:
@@ -41,48 +43,6 @@ class Version:
         self.begin = begin
         self.end: int = INFINITY_LSN
         self.previous = previous
-
-
-class UniqueIndex:
-    """One unique index: key to rows, and the locks on its key values, present or not."""
-
-    __slots__ = ("definition", "key_of", "locks", "nulls_distinct", "positions", "sealed", "tail")
-
-    def __init__(self, definition: Index, table: Table) -> None:
-        self.definition = definition
-        self.positions = tuple(table.position(number) for number in definition.columns)
-        self.key_of: Callable[[Row], Any] = itemgetter(*self.positions)
-        self.nulls_distinct = definition.nulls_distinct
-        self.tail: dict[Any, int | list[int]] = {}
-        self.sealed = KeyIndex()
-        self.locks = LockTable(f'index "{definition.name}"')
-
-    def indexes(self, key: Any) -> bool:
-        """Return whether rows with this key are in the index: a NULL keeps a row out while nulls are distinct."""
-        if not self.nulls_distinct:
-            return True
-        return key is not None if len(self.positions) == 1 else None not in key
-
-    def add(self, key: Any, row_id: int) -> None:
-        if not self.indexes(key):
-            return
-        entry = self.tail.get(key)
-        if entry is None:
-            self.tail[key] = row_id
-        elif isinstance(entry, int):
-            if entry != row_id:
-                self.tail[key] = [entry, row_id]
-        elif row_id not in entry:
-            entry.append(row_id)
-
-    def remove(self, key: Any, row_id: int) -> None:
-        entry = self.tail.get(key)
-        if entry == row_id:
-            del self.tail[key]
-        elif isinstance(entry, list) and row_id in entry:
-            entry.remove(row_id)
-            if len(entry) == 1:
-                self.tail[key] = entry[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +81,13 @@ class TableStore:
         "_home_numbers",
         "_next_segment",
         "_relocated",
+        "_stale",
         "bulk",
         "codec",
         "data_version",
         "heads",
         "indexes",
+        "leaving",
         "primary",
         "row_locks",
         "segments",
@@ -140,6 +102,8 @@ class TableStore:
         self.segments: dict[int, Segment] = {}
         self.bulk: dict[bytes, list[Segment]] = {}
         """Segments of uncommitted bulk loads, per transaction."""
+        self.leaving: set[int] = set()
+        """Segments that a COLD_COMMIT has let go and that still wait to give up their columns."""
         self.row_locks = LockTable(f'row in relation "{table.name}"')
         self.table_lock = LockTable(f'relation "{table.name}"')
         self.data_version = 0
@@ -150,6 +114,7 @@ class TableStore:
         self._home_numbers: list[int] = []
         self._relocated = KeyIndex()
         self._garbage: list[tuple[int, int]] = []
+        self._stale = 0
         self.define(table)
 
     def define(self, table: Table) -> None:
@@ -322,7 +287,7 @@ class TableStore:
             self.heads[row_id] = Version(row, lsn, None)
         else:
             head.end = lsn
-            self.heads[row_id] = Version(row, lsn, head if keep else None)
+            self.heads[row_id] = latest = Version(row, lsn, head if keep else None)
             for index in self.indexes.values():
                 old, new = index.key_of(head.row), index.key_of(row)
                 if old != new:
@@ -331,6 +296,8 @@ class TableStore:
                     index.add(new, row_id)
             if keep:
                 self._garbage.append((lsn, row_id))
+            elif head.previous is not None:
+                self._drop_keys(row_id, latest, head.previous)
         self.data_version += 1
 
     def delete(self, row_id: int, lsn: int, keep: bool) -> None:
@@ -365,6 +332,10 @@ class TableStore:
         segments = self.bulk.pop(owner, [])
         for segment in segments:
             segment.publish(lsn, time_us)
+            if segment.count < SMALL_LOAD_ROWS:
+                self._remove_segment(segment)
+                for offset in range(segment.count):
+                    self.insert(int(segment.row_ids[offset]), segment.row(offset), lsn)
         self.data_version += 1
         return sum(segment.count for segment in segments)
 
@@ -391,11 +362,19 @@ class TableStore:
             self._index_segment(index, segment)
 
     def seal(
-        self, limit: int, oldest_snapshot: int | None, time_us_of: Callable[[int], int], through: int = INFINITY_LSN
+        self,
+        limit: int,
+        oldest_snapshot: int | None,
+        time_us_of: Callable[[int], int],
+        through: int = INFINITY_LSN,
+        *,
+        overdue: int = INFINITY_LSN,
+        at_least: int = 1,
     ) -> Segment | None:
         """Move up to `limit` of the longest unchanged rows, changed at or before `through`, from the tail to a segment.
 
-        Rows with older versions that a snapshot still needs stay. None when there is nothing to seal.
+        Rows with older versions that a snapshot still needs stay. None when fewer than `at_least` rows could go, or
+        when none of them has been unchanged since `overdue`: a segment is not for a handful of rows.
         """
         calm = [
             (head.begin, row_id)
@@ -405,9 +384,11 @@ class TableStore:
             and head.previous is None
             and (oldest_snapshot is None or head.begin <= oldest_snapshot)
         ]
-        if not calm:
+        if len(calm) < at_least or not calm:
             return None
         calm.sort()
+        if calm[0][0] > overdue:
+            return None
         chosen = sorted(row_id for _, row_id in calm[:limit])
         heads = [self.heads[row_id] for row_id in chosen]
         segment = Segment(
@@ -424,7 +405,10 @@ class TableStore:
         return segment
 
     def collect(self, oldest_snapshot: int | None) -> None:
-        """Drop versions that ended at or before the oldest snapshot; None: nobody reads the past."""
+        """Drop versions that ended at or before the oldest snapshot; None: nobody reads the past.
+
+        A segment goes when all of its versions do.
+        """
         kept: list[tuple[int, int]] = []
         for lsn, row_id in self._garbage:
             if oldest_snapshot is not None and lsn > oldest_snapshot:
@@ -438,6 +422,10 @@ class TableStore:
             else:
                 self._cut(row_id, head, lsn)
         self._garbage = kept
+        for segment in list(self.segments.values()):
+            if segment.dead == segment.count and segment.owner is None:
+                if oldest_snapshot is None or int(segment.ends.max()) <= oldest_snapshot:
+                    self._remove_segment(segment)
 
     def _cut(self, row_id: int, head: Version, lsn: int) -> None:
         """Drop the versions of a row that ended at or before `lsn`, and the keys that only they had."""
@@ -446,6 +434,11 @@ class TableStore:
             version = version.previous
         dropped = version.previous
         version.previous = None
+        if dropped is not None:
+            self._drop_keys(row_id, head, dropped)
+
+    def _drop_keys(self, row_id: int, head: Version, dropped: Version | None) -> None:
+        """Take the keys out of the tail that only the dropped versions of a row had."""
         alive = []
         walk: Version | None = head
         while walk is not None:
@@ -505,6 +498,12 @@ class TableStore:
         if segment.number in self._home_numbers:
             at = self._home_numbers.index(segment.number)
             del self._home_numbers[at], self._home_firsts[at]
+        # Its index entries fail verification; they go once they outnumber the others.
+        self._stale += segment.count
+        if self._stale > max(MAX_SEGMENT_ROWS, sum(each.count for each in self.segments.values())):
+            self._stale = 0
+            for index in (self._relocated, *(index.sealed for index in self.indexes.values())):
+                index.rebuild(lambda positions: np.isin(positions >> 16, list(self.segments)))
 
     def _build(self, index: UniqueIndex) -> UniqueIndex:
         for row_id, head in self.heads.items():
@@ -521,33 +520,4 @@ class TableStore:
         index.sealed.add_many(fragments_of(keys), positions_of(segment.number, offsets))
 
 
-def segment_keys(
-    index: UniqueIndex, segment: Segment
-) -> tuple[Sequence[Any] | npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return the keys of a segment's rows that belong in the index, and their offsets."""
-    columns = segment.load(index.definition.columns)
-    arrays = [columns[number] for number in index.definition.columns]
-    return batch_keys(index, arrays, [segment.schema[at].type.oid for at in index.positions])
-
-
-def batch_keys(
-    index: UniqueIndex, arrays: Sequence[pa.Array], oids: Sequence[int]
-) -> tuple[Sequence[Any] | npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return the keys of Arrow rows that belong in the index, and their offsets; integers stay a numpy array."""
-    count = len(arrays[0]) if arrays else 0
-    if len(arrays) == 1 and pa.types.is_integer(arrays[0].type) and not arrays[0].null_count:
-        return arrays[0].to_numpy().astype(np.int64), np.arange(count)
-    from services.storage.tiers.segment import column_reader
-
-    values: list[Iterable[Any]] = []
-    for array, oid in zip(arrays, oids, strict=True):
-        if pa.types.is_integer(array.type) and not array.null_count:
-            values.append(array.to_numpy().tolist())
-        else:
-            read = column_reader(array, oid)
-            values.append([read(at) for at in range(count)])
-    keys: list[Any] = list(values[0]) if len(values) == 1 else list(zip(*values, strict=True))
-    if all(index.indexes(key) for key in keys):
-        return keys, np.arange(count)
-    kept = [at for at, key in enumerate(keys) if index.indexes(key)]
-    return [keys[at] for at in kept], np.array(kept, np.int64)
+__all__ = ["OFFSET_MASK", "ScanPart", "TableStore", "UniqueIndex", "Version", "batch_keys"]
