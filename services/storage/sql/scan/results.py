@@ -104,3 +104,11 @@ def finished(batch: pa.RecordBatch, columns: Sequence[ColumnDescription]) -> pa.
             column = column.view(pa.int64()).view(pa.timestamp("us", tz="UTC"))
         arrays.append(column)
     return pa.record_batch(arrays, names=[f"c{at}" for at in range(len(columns))])
+
+
+def encoding_types(columns: Sequence[ColumnDescription]) -> list[SqlType]:
+    """Return the types by which the encoders must read the result's columns: text where the column is text already."""
+    return [
+        TEXT if column.type.oid in REG_TYPES or column.type.oid in ELEMENT_OF or column.type.oid == VOID else column.type
+        for column in columns
+    ]
