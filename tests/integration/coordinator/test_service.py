@@ -18,12 +18,14 @@ import httpx
 import pytest
 
 from orbit.chassis.etcd import EtcdClient
-from orbit.chassis.etcd_nouns import EtcdUnavailable
+from orbit.chassis.etcd_nouns import EtcdUnavailable, Put
 from services.coordinator.client import EtcdCoordination, Leader, Member
-from services.coordinator.planner import Goals
-from services.coordinator.reconciler import SwitchOverRefused
+from services.coordinator.election import Reign
+from services.coordinator.lease import Lease
+from services.coordinator.planner import Goals, plan
+from services.coordinator.reconciler import Reconciler, SwitchOverRefused, Turn
 from services.coordinator.service import CoordinatorService
-from services.coordinator.store import Keys, ShardRecord
+from services.coordinator.store import Candidate, Keys, ShardRecord, encode
 from services.coordinator.view import ClusterView
 from tests.fixtures.fix_etcd import EtcdCluster, free_ports
 
@@ -158,6 +160,25 @@ async def test_activity_passes_on_when_the_active_one_stops(etcd: EtcdCluster, r
     await eventually(lambda: third.active)
     assert time.monotonic() - began_at < 0.7
     assert not second.active
+
+
+async def test_a_coordinator_that_is_no_longer_active_writes_nothing(etcd: EtcdCluster, region: str) -> None:
+    """As one that was paused between planning and writing, while another became active."""
+    client = EtcdClient(etcd.settings())
+    view = ClusterView(client, Keys(region))
+    await view.start(5)
+    lease = Lease(0, 1, "", 0)
+    active = await client.transact((), (Put(view.world.keys.active, encode(Candidate("other"))),))
+    actions = plan(view.world, Goals(), 1)
+    assert len(actions) == 1
+    turn = await Reconciler(client, view).carry_out(actions, Reign(lease, active.revision - 1))
+    assert turn == Turn((), 1)
+    assert await client.get(view.world.keys.config) is None
+    turn = await Reconciler(client, view).carry_out(actions, Reign(lease, active.revision))
+    assert turn == Turn((actions[0].sentence,), 0)
+    assert view.world.config() is not None, "a turn ends when its own writes are in view"
+    await view.stop()
+    await client.close()
 
 
 async def test_a_failover_needs_no_coordinator(etcd: EtcdCluster, region: str, started: Any) -> None:
