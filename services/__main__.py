@@ -108,7 +108,7 @@ class Assembly:
     def _add_cdc(self) -> None:
         from services.cdc.wiring import make_cdc
 
-        self.cdc = make_cdc(self.config, self.coordination, self.server, self.metrics)
+        self.cdc = make_cdc(self.config, self.server, self.metrics)
         self.process.add("cdc", self.cdc)
 
     def _operations(self) -> OperationsServer:
@@ -142,6 +142,9 @@ class Assembly:
             return Health(
                 healthy=False, ready=False, role=self.roles[0], reasons=[f"process is {self.process.state.value}"]
             )
+        if self.roles == ("cdc",) and self.cdc is not None:
+            alone: Health = self.cdc.process_health()
+            return alone
         parts = [part.health() for part in (self.storage, self.gateway) if part is not None]
         first = parts[0] if parts else Health(healthy=True, role=self.roles[0])
         details = dict(first.details)

@@ -143,6 +143,22 @@ SIMD_OPERATIONS: Final = _declare(
     "Column batches processed by the vectorized kernels of Arrow and DuckDB, which use the CPU's SIMD instructions",
 )
 
+CDC_EVENTS: Final = _declare(
+    Kind.COUNTER, "orbit_cdc_events_total", "cdc", "Change events that this process has published"
+)
+CDC_SHIPPED: Final = _declare(
+    Kind.COUNTER, "orbit_cdc_shipped_transactions_total", "cdc", "Transactions that other regions have acknowledged"
+)
+CDC_STREAM_LAG: Final = _declare(
+    Kind.GAUGE, "orbit_cdc_stream_lag_ms", "cdc", "Milliseconds that the change stream is behind the log"
+)
+CDC_SHIPPING_LAG: Final = _declare(
+    Kind.GAUGE,
+    "orbit_cdc_shipping_lag_ms",
+    "cdc",
+    "Milliseconds that the worst target region is behind the log: what the loss of this region would lose now",
+)
+
 DECLARED: Final = tuple(value for value in list(globals().values()) if isinstance(value, Declaration))
 
 

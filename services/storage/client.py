@@ -22,6 +22,7 @@ import msgspec
 from orbit.kernel.errors import OrbitError
 from orbit.kernel.types import SqlType
 from services.storage.log.interface import Entry as LogEntry
+from services.storage.log.interface import RecordsTrimmed
 from services.storage.moves import (
     ROW_ID_COLUMN,
     Claim,
@@ -36,7 +37,10 @@ from services.storage.moves import (
 
 if TYPE_CHECKING:
     from orbit.chassis.nats import NatsConnection
+    from orbit.kernel.records import BulkInsert
+    from orbit.kernel.records import Transaction as RecordTransaction
     from services.storage.remote import RemoteBackend
+    from services.storage.replication_rpc import TargetPosition
 
 __all__ = [
     "FAILED",
@@ -53,7 +57,9 @@ __all__ = [
     "LogReader",
     "MoveEnded",
     "Moves",
+    "RecordsTrimmed",
     "RemoteBackend",
+    "ReplicationTarget",
     "RowRange",
     "SegmentStatistics",
     "Session",
@@ -62,6 +68,8 @@ __all__ = [
     "Statement",
     "Tier",
     "connect_moves",
+    "connect_replication",
+    "encode_transaction",
     "read_log",
 ]
 
@@ -247,6 +255,39 @@ def read_log(connection: NatsConnection, *, region: str, shard: int) -> LogReade
     from services.storage.log.stream import LogStream
 
     return JetStreamLog(connection, LogStream(region, shard), None, APPEND_TIMEOUT_S)
+
+
+class ReplicationTarget(Protocol):
+    """A node of a region that this one replicates to. Raises OrbitError: NotLeader, 55000 out of order, 08006 away."""
+
+    async def position(self) -> TargetPosition:
+        """Return how far the region is, or who leads it."""
+        ...
+
+    async def apply(
+        self,
+        timeline: int,
+        follows: int,
+        through: int,
+        loads: AsyncIterator[BulkInsert] | None,
+        transactions: Sequence[bytes],
+    ) -> None:
+        """Apply, as one transaction there, what was committed after LSN `follows` up to and including `through`."""
+        ...
+
+
+def connect_replication(channel: grpc.aio.Channel, shard: int, source_region: str) -> ReplicationTarget:
+    """Return the replication target at the other end of a channel."""
+    from services.storage.replication_rpc import ReplicationClient
+
+    return ReplicationClient(channel, shard, source_region)
+
+
+def encode_transaction(transaction: RecordTransaction) -> bytes:
+    """Return a transaction, without its loads, as `ReplicationTarget.apply` takes it."""
+    from services.storage.replication_rpc import encode_transaction as encode
+
+    return encode(transaction)
 
 
 def connect_moves(channel: grpc.aio.Channel, shard: int) -> Moves:

@@ -24,7 +24,7 @@ from orbit.kernel.limits import LEADER_WAIT_S
 from orbit.kernel.redis_schema import REDIS_TABLES
 from orbit.kernel.schema import Catalog
 from orbit.kernel.scram import make_verifier
-from services.coordinator.client import Member
+from services.coordinator.client import Leader, Member
 from services.storage.bootstrap import bootstrap
 from services.storage.checkpoint import Checkpointer
 from services.storage.client import Credentials, SessionOwner
@@ -35,6 +35,8 @@ from services.storage.mover import LeaderMoves
 from services.storage.moves import SnapshotRef
 from services.storage.moves_rpc import MovesServicer
 from services.storage.node import Node, NodeSettings, Role
+from services.storage.replication import Replicator
+from services.storage.replication_rpc import ReplicationServicer
 from services.storage.server import SessionsServicer
 from services.storage.session import StorageSession
 from services.storage.sql.planner import Planner
@@ -67,8 +69,9 @@ class StorageSettings:
     transaction_timeout_ms: int
     executor_threads: int
     query_memory_bytes: int
+    region: str
     read_only: bool
-    """A replica region's node: local writes are refused."""
+    """A replica region's node: local writes are refused, and another region's commits are applied."""
 
 
 class StorageService:
@@ -93,6 +96,8 @@ class StorageService:
         self._cold = cold
         self._sessions: set[StorageSession] = set()
         self._sweeper: asyncio.Task[None] | None = None
+        self._leader_address = ""
+        self._unwatch_leader: Callable[[], None] = lambda: None
 
     async def start(self) -> None:
         """Open the disk, load the checkpoint, connect the log, follow. Returns when the node follows or leads."""
@@ -128,6 +133,12 @@ class StorageService:
         MovesServicer(lambda shard: self.moves if shard == DEFAULT_SHARD and self.node.leading else None).register(
             self.rpc.server
         )
+        self._unwatch_leader = self.coordination.watch_leader(DEFAULT_SHARD, self._leader_changed)
+        ReplicationServicer(
+            Replicator(self.engine, settings.region, accepts=settings.read_only),
+            lambda: self.node.leading,
+            lambda: self._leader_address,
+        ).register(self.rpc.server)
         await self.rpc.start()
         await self.coordination.join(
             Member(
@@ -150,6 +161,7 @@ class StorageService:
 
     async def stop(self) -> None:
         """Step down, write a last checkpoint, let go of everything."""
+        self._unwatch_leader()
         if self._sweeper is not None:
             self._sweeper.cancel()
             await asyncio.gather(self._sweeper, return_exceptions=True)
@@ -191,6 +203,9 @@ class StorageService:
 
         await bootstrap(open_session, settings.user, self.planner.verifier(settings.password), REDIS_TABLES)
         _log.info("database created", database=settings.database, user=settings.user)
+
+    def _leader_changed(self, leader: Leader | None) -> None:
+        self._leader_address = "" if leader is None else leader.address
 
     def _deposed(self, error: OrbitError) -> None:
         for session in list(self._sessions):

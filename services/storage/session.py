@@ -12,9 +12,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from orbit.kernel.errors import LockNotAvailable, NotSupported, OrbitError, QueryCanceled, TransactionAborted
+from orbit.kernel.errors import (
+    LockNotAvailable,
+    NotSupported,
+    OrbitError,
+    QueryCanceled,
+    ReadOnly,
+    TransactionAborted,
+)
 from orbit.kernel.records import Row
 from orbit.kernel.types import SqlType
 from services.storage.client import FAILED, IDLE, IN_TRANSACTION, ColumnDescription, CopyFormat, SessionOwner
@@ -94,6 +102,8 @@ class StorageSession:
         self._next: Next = _same
         self._pending = False
         self._committing = False
+        self._statement_began = 0.0
+        """When a pending statement began, in seconds of perf_counter; 0 for none."""
         self._started_us = engine.clock.now_us()
         self._timers: list[asyncio.TimerHandle] = []
         self._script: list[Any] = []
@@ -277,6 +287,8 @@ class StorageSession:
                 raise OrbitError("SET TRANSACTION ISOLATION LEVEL must be called before any query", sqlstate="25001")
             transaction.isolation = isolation
         if read_only is not None:
+            if self.region_read_only and not read_only:
+                raise ReadOnly("cannot set transaction read-write mode in a replica region")
             transaction.read_only = read_only
 
     def commit_block(self, answer: bytes, rolled_back: bytes) -> bytes | None:
@@ -337,11 +349,16 @@ class StorageSession:
         if plan is not self._plan or not self._pending:
             self.query_rows = None
         self._plan, self._parameters, self._formats = plan, parameters, formats
+        began = perf_counter()
         answer = plan.run(self, parameters, formats)
         if answer is None:
+            self._statement_began = self._statement_began or began
             self._wait()
-        elif self.settings.changed:
-            self._tell_settings()
+        else:
+            self.engine.meters.query.observe(perf_counter() - (self._statement_began or began))
+            self._statement_began = 0.0
+            if self.settings.changed:
+                self._tell_settings()
         return answer
 
     def _wait(self) -> None:
@@ -376,6 +393,9 @@ class StorageSession:
     def _go_on(self, answer: bytes) -> None:
         """A pending statement has its answer: do what follows it, and tell the owner when all is done."""
         self._stop_timers()
+        if self._statement_began:
+            self.engine.meters.query.observe(perf_counter() - self._statement_began)
+            self._statement_began = 0.0
         if self.settings.changed:
             self._tell_settings()
         try:

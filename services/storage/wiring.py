@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,14 @@ from orbit.chassis.metrics import (
     DEADLOCKS,
     HOT_TIER_SIZE,
     QUERY_CACHE_HITS,
+    QUERY_DURATION,
+    QUERY_ROWS_SCANNED,
+    SIMD_OPERATIONS,
+    STORAGE_OPERATION_DURATION,
+    STORAGE_OPERATIONS,
     TIER_MIGRATIONS,
     TRANSACTION_CONFLICTS,
+    TRANSACTION_DURATION,
     TRANSACTIONS,
     TRANSACTIONS_ACTIVE,
     WARM_TIER_SIZE,
@@ -31,6 +38,7 @@ from orbit.kernel.ids import DEFAULT_SHARD
 from services.storage.log.interface import Log
 from services.storage.log.jetstream import JetStreamLog
 from services.storage.maintenance import MaintenanceSettings
+from services.storage.meters import TIERS
 from services.storage.node import NodeSettings
 from services.storage.service import StorageService, StorageSettings
 from services.storage.tiers.cold_source import ColdColumns
@@ -180,14 +188,15 @@ def storage_settings(config: Config) -> StorageSettings:
         transaction_timeout_ms=config.transaction.timeout_ms,
         executor_threads=config.query.executor_threads,
         query_memory_bytes=4 * GIB,
+        region=config.region.name,
         read_only=config.region.role == "replica",
     )
 
 
 def make_storage(config: Config, coordination: Any, server: NatsServer | None) -> StorageService:
     """Return the storage node that the configuration describes, not started. `server` is a child NATS, if any."""
-    if config.coordinator.store == "embedded":
-        # Nobody else speaks gRPC to a single node; the migrator and cdc in its process take any free port.
+    if config.coordinator.store == "embedded" and config.region.role == "primary":
+        # Nobody else speaks gRPC to a single node, but another region's cdc to that of a replica.
         host, port = "127.0.0.1", 0
     else:
         host, _, text = config.node.bind_address.rpartition(":")
@@ -209,3 +218,13 @@ def feed(metrics: Metrics, service: StorageService) -> None:
     metrics.feed(TRANSACTION_CONFLICTS, lambda: engine.conflicts_total)
     metrics.feed(DEADLOCKS, lambda: engine.deadlocks_total)
     metrics.feed(QUERY_CACHE_HITS, service.plan_cache_hits)
+    meters = engine.meters
+    meters.query = metrics.histogram(QUERY_DURATION)
+    meters.transaction = metrics.histogram(TRANSACTION_DURATION)
+    metrics.feed(QUERY_ROWS_SCANNED, lambda: meters.rows_scanned)
+    metrics.feed(SIMD_OPERATIONS, lambda: meters.batches)
+    for tier in TIERS:
+        meters.read_duration[tier] = metrics.histogram(STORAGE_OPERATION_DURATION, tier=tier, operation="read")
+        meters.write_duration[tier] = metrics.histogram(STORAGE_OPERATION_DURATION, tier=tier, operation="write")
+        metrics.feed(STORAGE_OPERATIONS, partial(meters.reads.__getitem__, tier), tier=tier, operation="read")
+        metrics.feed(STORAGE_OPERATIONS, partial(meters.writes.__getitem__, tier), tier=tier, operation="write")

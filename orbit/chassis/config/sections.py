@@ -328,6 +328,10 @@ class Cdc(Section):
     replication_targets: Annotated[TargetUrls, Env("CDC_REPLICATION_TARGETS")] = ()
     batch_size: Annotated[Count, Env("CDC_BATCH_SIZE")] = 1000
     flush_interval_ms: Annotated[Milliseconds, Env("CDC_FLUSH_INTERVAL_MS")] = 100
+    stream_max_bytes: Annotated[Bytes, Field(ge=1 << 20), Env("ORBIT_CDC_STREAM_MAX_BYTES")] = 4 << 30
+    """A change stream of this size takes no more events: cdc waits, and says so, until there is room."""
+    stream_max_age_hours: Annotated[float, Field(ge=0, allow_inf_nan=False), Env("ORBIT_CDC_STREAM_MAX_AGE_HOURS")] = 0
+    """Older events leave the change stream, read or not; 0: they stay."""
 
 
 class Migration(Section):

@@ -106,7 +106,16 @@ HttpUrl = Annotated[str, AfterValidator(_url("http", "https"))]
 Names = BeforeValidator(_comma_separated)
 HostPorts = Annotated[tuple[HostPort, ...], Names]
 TargetUrls = Annotated[
-    tuple[Annotated[str, AfterValidator(_url("http", "https", "nats", "tls", "grpc", "grpcs"))], ...], Names
+    tuple[
+        Annotated[
+            str,
+            AfterValidator(
+                lambda text: _url("http", "https", "grpc", "grpcs")(text) if "://" in text else _host_port(text)
+            ),
+        ],
+        ...,
+    ],
+    Names,
 ]
 NatsUrls = Annotated[tuple[Annotated[str, AfterValidator(_url("nats", "tls", "ws", "wss"))], ...], Names]
 EtcdEndpoints = Annotated[
