@@ -297,6 +297,21 @@ async def test_a_cancelled_campaign_leaves_no_nomination(etcd: EtcdCluster, make
     await within(3, other.campaign(SHARD))
 
 
+async def test_a_nomination_won_too_late_is_taken_back(etcd: EtcdCluster, make: Make, region: str) -> None:
+    """A candidate gave up while its transaction was on the way; etcd carries it out afterwards."""
+    node, other = await make(etcd, "node"), await make(etcd, "other")
+    await node.campaign(SHARD)
+    await node.resign(SHARD)
+    assert node._registration is not None
+    lease = node._registration.current()
+    assert lease is not None
+    client, keys = EtcdClient(etcd.settings()), Keys(region)
+    await client.transact((), (Put(keys.nomination(SHARD), encode(Candidate("node")), lease.lease_id),))
+    await within(3, other.campaign(SHARD))
+    assert node.lease_valid(), "only the nomination goes, not the lease"
+    await client.close()
+
+
 async def test_a_taken_node_id_is_refused_and_a_dead_ones_is_inherited(
     etcd: EtcdCluster, make: Make, region: str
 ) -> None:
