@@ -15,6 +15,7 @@ from orbit.kernel import records
 from orbit.kernel.clock import Clock
 from orbit.kernel.errors import (
     ConstraintViolation,
+    DeadlockDetected,
     NotLeader,
     NotSupported,
     OrbitError,
@@ -23,6 +24,7 @@ from orbit.kernel.errors import (
 )
 from orbit.kernel.records import Kind, Row
 from orbit.kernel.schema import Catalog, Table
+from services.storage.meters import Meters
 from services.storage.state import State
 from services.storage.tiers.table import TableStore, UniqueIndex
 from services.storage.txn.committer import Committed, Committer
@@ -45,6 +47,7 @@ class Engine:
         self.aborted_total = 0
         self.conflicts_total = 0
         self.deadlocks_total = 0
+        self.meters = Meters()
         self._order = 0
 
     # Life of a transaction.
@@ -109,9 +112,17 @@ class Engine:
         self._finish(transaction)
         self.aborted_total += 1
 
+    def count_failure(self, error: OrbitError) -> None:
+        """Count a statement that failed for what other transactions do."""
+        if isinstance(error, DeadlockDetected):
+            self.deadlocks_total += 1
+        elif isinstance(error, SerializationFailure):
+            self.conflicts_total += 1
+
     def _finish(self, transaction: Transaction) -> None:
         transaction.release_locks()
         self.active.discard(transaction)
+        self.meters.transaction.observe((self.clock.now_us() - transaction.started_us) / 1e6)
         if transaction.snapshot is not None:
             self.state.release_snapshot(transaction.snapshot)
             transaction.snapshot = None

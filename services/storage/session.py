@@ -135,8 +135,8 @@ class StorageSession:
             values = decode_parameters(plan.parameter_types, parameters, parameter_formats, self.settings.zone)
             answer = self._run(plan, values, result_formats)
             return None if answer is None else self._next(answer)
-        except OrbitError:
-            self._statement_failed()
+        except OrbitError as error:
+            self._statement_failed(error)
             raise
 
     def sync(self) -> bytes | None:
@@ -144,8 +144,8 @@ class StorageSession:
             return b""
         try:
             return self._commit_implicit(b"")
-        except OrbitError:
-            self._statement_failed()
+        except OrbitError as error:
+            self._statement_failed(error)
             raise
 
     def simple(self, sql: str) -> bytes | None:
@@ -154,8 +154,8 @@ class StorageSession:
             self._script = list(reversed(self.planner.script(self, sql)))
             self._next = self._script_next
             return self._script_next(None)
-        except OrbitError:
-            self._statement_failed()
+        except OrbitError as error:
+            self._statement_failed(error)
             raise
 
     def copy_batch(self, encoded: bytes) -> bytes | None:
@@ -411,7 +411,7 @@ class StorageSession:
         if self._closed:
             return
         self._pending = False
-        self._statement_failed()
+        self._statement_failed(error)
         self.owner.failed(error)
 
     def _script_next(self, answer: bytes | None) -> bytes | None:
@@ -479,8 +479,10 @@ class StorageSession:
             self.planner.roll_back(self.transaction)
         self._ended()
 
-    def _statement_failed(self) -> None:
+    def _statement_failed(self, error: OrbitError | None = None) -> None:
         """PostgreSQL's rule: an error fails the block, or undoes the implicit transaction."""
+        if error is not None:
+            self.engine.count_failure(error)
         self._stop_timers()
         self._script, self._answers = [], []
         if self.copy is not None:
@@ -532,9 +534,9 @@ class StorageSession:
             self.copy = None
             self._pending = False
             return self._next(answer)
-        except OrbitError:
+        except OrbitError as error:
             self._pending = False
-            self._statement_failed()
+            self._statement_failed(error)
             raise
 
     def _in_block(self, command: str) -> Transaction:

@@ -41,8 +41,6 @@ class QueryPlanner:
 
     def __init__(self, engine: Engine, *, threads: int, memory_bytes: int) -> None:
         self._engine = engine
-        self.rows_scanned = 0
-        self.batches = 0
         self.executor = ScanExecutor(threads=threads, memory_limit=f"{memory_bytes // (1 << 20)}MB")
 
     def close(self) -> None:
@@ -102,8 +100,7 @@ class ScanPlan:
         source = CapturedSource(capture(engine, transaction, table) for table in tables.values())
 
         def done(outcome: ScanResult | OrbitError) -> None:
-            self.planner.rows_scanned += source.rows_scanned
-            self.planner.batches += source.batches
+            source.count(engine.meters)
             if session.abort_work is not handle.cancel:
                 # Canceled or closed meanwhile: somebody else has answered.
                 return

@@ -74,6 +74,7 @@ class PointSelect:
         store = engine.store(transaction, self.table)
         context = session.evaluation_context()
         found = self.finder.find(engine, transaction, store, parameters, context)
+        engine.meters.rows_scanned += len(found)
         if not found:
             return []
         if self.locking is not None:

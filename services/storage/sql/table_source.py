@@ -6,6 +6,7 @@ transaction's own changes), and the loading of its columns on a worker thread.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ import pyarrow as pa
 from orbit.kernel.schema import Table
 from orbit.kernel.types import arrow_type
 from services.storage.engine import Engine
+from services.storage.meters import Meters
 from services.storage.sql.scan.source import ColumnBound
 from services.storage.tiers.table import ScanPart
 from services.storage.txn.transaction import Transaction
@@ -46,23 +48,36 @@ def capture(engine: Engine, transaction: Transaction | None, table: Table) -> Ca
 
 
 class CapturedSource:
-    """`TableSource` over captured tables. `rows_scanned` counts what was given out."""
+    """`TableSource` over captured tables."""
 
     def __init__(self, tables: Iterable[CapturedTable]) -> None:
         self._tables = {item.table.id: item for item in tables}
-        self.rows_scanned = 0
-        self.batches = 0
+        self._scanned: list[tuple[str, int, float]] = []
+        """(tier, rows, seconds) of each part that was read."""
+        self._columns = 0
+
+    def count(self, meters: Meters) -> None:
+        """Add what was read to the node's meters. Called on the event loop, when the query is done."""
+        for tier, rows, seconds in self._scanned:
+            meters.reads[tier] += rows
+            meters.rows_scanned += rows
+            meters.read_duration[tier].observe(seconds)
+        meters.batches += self._columns
 
     def scan(self, table: Table, columns: Sequence[int], bounds: Sequence[ColumnBound]) -> pa.Table:
         """Return the rows with these columns (positions). Blocks on warm and cold reads."""
         captured = self._tables[table.id]
         chosen = [table.columns[at] for at in columns]
         numbers = [column.number for column in chosen]
-        self.rows_scanned += captured.rows
-        self.batches += len(captured.parts)
         schema = pa.schema([(column.name, arrow_type(column.type)) for column in chosen])
         if not numbers:
             # Only the number of rows matters, and Arrow keeps it for a table with a column.
             return pa.table({"": pa.nulls(captured.rows)})
-        batches = [part.load(captured.table, numbers) for part in captured.parts]
+        self._columns += len(numbers) * len(captured.parts)
+        batches = []
+        for part in captured.parts:
+            began = time.perf_counter()
+            batches.append(part.load(captured.table, numbers))
+            tier = "hot" if part.segment is None else part.segment.tier
+            self._scanned.append((tier, part.rows, time.perf_counter() - began))
         return pa.Table.from_batches([batch.cast(schema) for batch in batches], schema)
