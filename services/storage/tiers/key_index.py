@@ -26,6 +26,8 @@ _WORD = (1 << 64) - 1
 _MIN_BITS = 10
 _MAX_LOAD = 0.6
 _POSITION_MASK = 0xFFFFFFFF
+MAX_SEGMENTS = 0xFFFF
+"""Segment numbers are below: a position and one more must fit 32 bits."""
 
 
 def fragment_of(key: object) -> int:
@@ -143,6 +145,8 @@ class KeyIndex:
 
 def positions_of(segment_number: int, offsets: Iterable[int] | npt.NDArray[np.int64]) -> Positions:
     """Return the positions of rows of one segment: segment number in the upper 16 bits, offset in the lower 16."""
+    if segment_number >= MAX_SEGMENTS:
+        raise OverflowError(f"segment {segment_number} of a table is past the {MAX_SEGMENTS} that a key index can name")
     if not isinstance(offsets, np.ndarray):
         offsets = np.fromiter(offsets, np.int64)
     return offsets + (np.int64(segment_number) << np.int64(16))

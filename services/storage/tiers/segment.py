@@ -48,6 +48,7 @@ class Segment:
     """One run of versions. `number` is unique within its table's storage and names the segment in key indexes."""
 
     __slots__ = (
+        "__weakref__",
         "_cache",
         "_readers",
         "begins",
@@ -123,10 +124,11 @@ class Segment:
         """Return one version's row, in table column order."""
         readers = self._readers
         if readers is None:
-            if self.columns is None:
+            pinned = self.columns
+            if pinned is None:
                 assert self.source is not None, "a segment without columns has a source"
                 return self.source.row(offset, int(self.row_ids[offset]))
-            readers = self._readers = [column_reader(self.columns[c.number], c.type.oid) for c in self.schema]
+            readers = self._readers = [column_reader(pinned[c.number], c.type.oid) for c in self.schema]
         return tuple([read(offset) for read in readers])
 
     def publish(self, lsn: int, time_us: int) -> None:
@@ -155,8 +157,10 @@ class Segment:
 
     def load(self, numbers: Sequence[int]) -> dict[int, pa.Array]:
         """Return whole columns by number, from memory or from their source."""
-        if self.columns is not None:
-            return {number: self.columns[number] for number in numbers}
+        # Scans call this from their threads while the event loop may demote the segment.
+        pinned = self.columns
+        if pinned is not None:
+            return {number: pinned[number] for number in numbers}
         assert self.source is not None, "a segment without columns has a source"
         return self.source.columns(numbers)
 

@@ -12,19 +12,18 @@ Owns where each version of each row is and which one a snapshot sees. Apply meth
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from orbit.kernel.ids import INFINITY_LSN
 from orbit.kernel.records import Row, RowCodec
 from orbit.kernel.schema import Table
 from services.storage.tiers.key_index import KeyIndex, fragments_of, positions_of
-from services.storage.tiers.segment import MAX_SEGMENT_ROWS, Segment, column_array, columns_of
+from services.storage.tiers.scan_part import ScanPart
+from services.storage.tiers.segment import MAX_SEGMENT_ROWS, Segment, columns_of
 from services.storage.tiers.unique_index import UniqueIndex, batch_keys, segment_keys
 from services.storage.txn.locks import LockTable
 
@@ -43,33 +42,6 @@ class Version:
         self.begin = begin
         self.end: int = INFINITY_LSN
         self.previous = previous
-
-
-@dataclass(frozen=True, slots=True)
-class ScanPart:
-    """A part of a table as one snapshot sees it. `load` may block: call it from a worker thread."""
-
-    rows: int
-    segment: Segment | None
-    mask: npt.NDArray[np.bool_] | None
-    tail_rows: Sequence[Row] = ()
-
-    def load(self, table: Table, numbers: Sequence[int]) -> pa.RecordBatch:
-        """Return the visible rows' columns, named as in the table, in the order of `numbers`."""
-        by_number = {column.number: column for column in table.columns}
-        names = [by_number[number].name for number in numbers]
-        if self.segment is None:
-            arrays = [
-                column_array([row[table.position(number)] for row in self.tail_rows], by_number[number])
-                for number in numbers
-            ]
-        else:
-            loaded = self.segment.load(numbers)
-            mask = None if self.mask is None else pa.array(self.mask)
-            arrays = [loaded[number] if mask is None else loaded[number].filter(mask) for number in numbers]
-        if not arrays:
-            return pa.RecordBatch.from_struct_array(pa.array([{}] * self.rows, pa.struct([])))
-        return pa.RecordBatch.from_arrays(arrays, names)
 
 
 class TableStore:
