@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from collections.abc import MutableMapping
 from typing import Any, Final, Literal, TextIO
 
@@ -84,6 +85,10 @@ def configure_logging(
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(number)
+    # A library's warning is a log record like any other. The one about SOCKS is requests' to silence, which it does
+    # for the whole process: another thread that imports at that moment may undo it.
+    logging.captureWarnings(True)
+    warnings.filterwarnings("ignore", message="SOCKS support in urllib3")
     for name in QUIET_LIBRARIES:
         logging.getLogger(name).setLevel(max(number, logging.WARNING))
 

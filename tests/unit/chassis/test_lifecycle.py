@@ -95,7 +95,7 @@ async def test_two_functions_make_a_part(journal: list[str]) -> None:
 
 
 PROGRAM = """
-import asyncio, gc, sys
+import asyncio, gc
 from orbit.chassis.lifecycle import Process, Steps, run
 
 class Slow:
@@ -107,7 +107,7 @@ async def main():
     process.add("slow", Slow())
     return await process.run(on_started=lambda: print("started", gc.get_freeze_count() > 0, flush=True))
 
-sys.exit(run(main))
+run(main)
 """
 
 

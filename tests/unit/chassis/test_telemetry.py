@@ -55,3 +55,9 @@ def test_third_parties_log_in_the_same_form() -> None:
 def test_a_pipe_gets_json_by_default_and_a_person_gets_text_on_request() -> None:
     assert json.loads(logged("log.info('a')", log_format="auto"))["event"] == "a"
     assert "segment sealed" in logged("log.info('segment sealed', rows=1)", log_format="console")
+
+
+def test_a_librarys_warning_is_a_record() -> None:
+    [line] = lines("import warnings; warnings.warn('old api', UserWarning)")
+    assert line["level"] == "warning"
+    assert "old api" in line["event"]
