@@ -101,6 +101,7 @@ def copy_format(columns: Sequence[Column], table: Table | None, options: dict[st
         header=options.get("header", "false").lower() in ("true", "on", "1", "match"),
         quote=quote,
         escape=options.get("escape", quote),
+        table="" if table is None else table.name,
     )
 
 
