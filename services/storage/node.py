@@ -21,7 +21,7 @@ from orbit.kernel.limits import APPLY_TURN_S, CATCH_UP_RETRY_S
 from orbit.kernel.records import Kind, Record
 from services.coordinator.client import Coordination, Leader
 from services.storage.engine import Engine
-from services.storage.log.interface import Log, SlotTaken
+from services.storage.log.interface import Log, RecordsTrimmed, SlotTaken
 from services.storage.txn.committer import Committer
 
 _log = structlog.get_logger(__name__)
@@ -69,6 +69,7 @@ class Node:
         self._bootstrap = bootstrap
         self._deposed = asyncio.Event()
         self._reason = ""
+        self._committer: Committer | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -93,9 +94,16 @@ class Node:
         try:
             while True:
                 await self._follow_until_nominated()
-                if await self._seal():
-                    await self._lead()
-        except LogCorrupt as error:
+                try:
+                    if await self._seal():
+                        await self._lead()
+                except OrbitError as error:
+                    # The log does not answer: give the nomination back, somebody else may reach it.
+                    _log.warning("could not win the log", reason=error.message)
+                    await self._end_reign()
+                    await self._coordination.resign(self.settings.shard)
+                    await asyncio.sleep(CATCH_UP_RETRY_S)
+        except (LogCorrupt, RecordsTrimmed) as error:
             self.role, self.failure = Role.FAILED, str(error)
             _log.error("log is corrupt, this node stops serving", reason=str(error))
             await self._end_reign()
@@ -166,8 +174,10 @@ class Node:
 
     async def _lead(self) -> None:
         state, settings = self._state, self.settings
-        committer = Committer(state, self._log, self._clock, asyncio.get_running_loop(), self._depose)
-        self.engine.committer = committer
+        if self._deposed.is_set():
+            return
+        self._committer = Committer(state, self._log, self._clock, asyncio.get_running_loop(), self._depose)
+        self.engine.committer = self._committer
         try:
             if not state.catalog.objects:
                 await self._bootstrap()
@@ -195,19 +205,23 @@ class Node:
             self._coordination.report(self._state.applied_sequence)
 
     def _depose(self, reason: str) -> None:
-        if not self._deposed.is_set():
-            self._reason = reason
-            self._deposed.set()
-
-    async def _end_reign(self) -> None:
-        """Stop committing and wait until the last append is decided, so that following starts from a settled state."""
+        """Stop serving now: when this returns, a successor may be nominated. What is in flight is decided later."""
+        if self._deposed.is_set():
+            return
+        self._reason = reason
+        self._deposed.set()
         committer, self.engine.committer = self.engine.committer, None
         if self.role is Role.LEADER:
             self.role = Role.FOLLOWER
-        if committer is None:
-            return
-        error = NotLeader(f"this node no longer leads the shard: {self._reason}")
-        committer.stop(error)
-        for callback in self.on_deposed:
-            callback(error)
-        await committer.idle()
+        if committer is not None:
+            error = NotLeader(f"this node no longer leads the shard: {reason}")
+            committer.stop(error)
+            for callback in self.on_deposed:
+                callback(error)
+
+    async def _end_reign(self) -> None:
+        """Wait until the last append is decided, so that following starts from a settled state."""
+        self._depose(self._reason or self.failure or "the reign ended")
+        committer, self._committer = self._committer, None
+        if committer is not None:
+            await committer.idle()
