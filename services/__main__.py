@@ -72,7 +72,7 @@ class Assembly:
         self.storage = wiring.make_storage(self.config, self.coordination, self.server)
         wiring.feed(self.metrics, self.storage)
         coordination_wiring.feed(self.metrics, self.coordination)
-        self.process.add("storage", self.storage)
+        self.process.add("storage", self.storage, watch=self.storage.ended)
 
     def _add_coordinator(self) -> None:
         from services.coordinator.__main__ import make_service

@@ -86,6 +86,11 @@ class Node:
             await asyncio.gather(self._task, return_exceptions=True)
         await self._end_reign()
 
+    async def ended(self) -> None:
+        """Wait until the node's loop has ended; raises what ended it. It never ends by itself while all is well."""
+        if self._task is not None:
+            await asyncio.shield(self._task)
+
     @property
     def leading(self) -> bool:
         return self.role is Role.LEADER

@@ -175,6 +175,12 @@ class StorageService:
         if hasattr(self, "warm"):
             self.warm.close()
 
+    async def ended(self) -> None:
+        """Wait until the node can no longer do its part; raises why."""
+        await self.node.ended()
+        # A node that has found its log corrupt stays up to say so.
+        await asyncio.Event().wait()
+
     # Sessions.
 
     def open_session(self, user: str, database: str, settings: dict[str, str], owner: SessionOwner) -> StorageSession:

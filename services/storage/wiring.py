@@ -51,7 +51,6 @@ _ISOLATION = {
     "ReadUncommitted": Isolation.READ_COMMITTED,
     "ReadCommitted": Isolation.READ_COMMITTED,
     "RepeatableRead": Isolation.REPEATABLE_READ,
-    "Serializable": Isolation.SERIALIZABLE,
 }
 COLD_CACHE_BYTES = 2 * GIB
 
@@ -156,6 +155,13 @@ class _LazyCold:
         return found
 
 
+def _isolation(config: Config) -> Isolation:
+    level = config.transaction.default_isolation_level
+    if level not in _ISOLATION:
+        raise ValueError(f"transaction.default_isolation_level (DEFAULT_ISOLATION_LEVEL) = {level} is not supported")
+    return _ISOLATION[level]
+
+
 def storage_settings(config: Config) -> StorageSettings:
     tiers, rocksdb = config.storage.tiers, config.storage.rocksdb
     embedded = config.coordinator.store == "embedded"
@@ -183,7 +189,7 @@ def storage_settings(config: Config) -> StorageSettings:
             ),
             warm_point_reads=tiers.warm_point_reads,
         ),
-        isolation=_ISOLATION[config.transaction.default_isolation_level],
+        isolation=_isolation(config),
         max_transactions=config.transaction.max_concurrent,
         transaction_timeout_ms=config.transaction.timeout_ms,
         executor_threads=config.query.executor_threads,

@@ -92,7 +92,14 @@ def _zone(_name: str, value: str) -> str:
     return value
 
 
-_isolation = _one_of("read committed", "read uncommitted", "repeatable read", "serializable")
+_levels = _one_of("read committed", "read uncommitted", "repeatable read", "serializable")
+
+
+def _isolation(name: str, value: str) -> str:
+    level = _levels(name, value)
+    if level == "serializable":
+        raise NotSupported("isolation level SERIALIZABLE is not supported")
+    return level
 
 
 @dataclass(frozen=True, slots=True)
