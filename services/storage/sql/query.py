@@ -50,5 +50,3 @@ class QueryRunner:
     ) -> ScanHandle:
         """Run on a worker; see `ScanExecutor.submit`."""
         return self.executor.submit(query, source, parameters, context, on_done, timeout_ms)
-
-

@@ -163,7 +163,31 @@ BOOL_OUT: Final = Signature("boolout", (Oid.BOOL,), Oid.TEXT, "f", key="boolout(
 """Prints t and f, where the cast to text prints true and false."""
 
 
+def _typeof(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+    args = _args(binder, scope, node.expressions)
+    if len(args) != 1:
+        raise errors.undefined_function("pg_typeof", [item.type for item in args], position_of(node))
+    return binder.function("pg_typeof", (args[0], Const(SqlType(Oid.OID), args[0].type.oid)), position_of(node))
+
+
+def _array_to_string(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+    args = _args(binder, scope, node.expressions)
+    if args and is_array(args[0].type.oid):
+        args[0] = binder.coerce(args[0], SqlType(1009), "e")
+    return binder.function("array_to_string", args, position_of(node))
+
+
+def _interval(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+    args = _args(binder, scope, node.expressions)
+    if len(args) != 1:
+        raise errors.unsupported("interval of this form", node)
+    return binder.coerce(args[0], SqlType(Oid.INTERVAL), "e", position_of(node))
+
+
 _SPECIAL: Final = {
+    "interval": _interval,
+    "pg_typeof": _typeof,
+    "array_to_string": _array_to_string,
     "coalesce": _coalesce,
     "nullif": _nullif,
     "greatest": _extreme,
@@ -315,7 +339,6 @@ def bind_aggregate(
         _result_type(name, result, arguments), candidate.signature, arguments, distinct, keys or order, filtered, bool(keys)
     )
     _refuse_outer(scope, call, node)
-    scope.saw_aggregate = True
     return call
 
 
@@ -385,11 +408,10 @@ def bind_window(binder: Binder, scope: Scope, node: exp.Expression) -> Expressio
         inner = inner.expression
     if not isinstance(inner, exp.Anonymous):
         raise errors.unsupported("OVER on this expression", node)
-    level = replace(scope, windows=False, inside_window=True, clause="window function arguments")
-    partition, order, frame = window_parts(binder, level, scope, node)
+    definition = replace(scope, windows=False, clause="window definitions")
+    partition, order, frame = window_parts(binder, definition, scope, node)
+    level = replace(scope, windows=False, inside_window=True)
     call = _window_call(binder, level, inner, condition, position)
-    scope.saw_aggregate = scope.saw_aggregate or level.saw_aggregate
-    scope.saw_window = True
     return replace(call, partition=partition, order=order, frame=frame)
 
 

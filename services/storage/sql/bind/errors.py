@@ -29,6 +29,11 @@ def position_of(node: exp.Expression | None) -> int | None:
     return None if best is None else best + 1
 
 
+def _type(sql_type: SqlType) -> str:
+    """Return a type's name without its modifier, as messages show it."""
+    return display_name(SqlType(sql_type.oid))
+
+
 def undefined_table(name: str, position: int | None) -> OrbitError:
     return OrbitError(f'relation "{name}" does not exist', sqlstate="42P01", position=position)
 
@@ -47,7 +52,7 @@ def ambiguous_column(name: str, position: int | None) -> OrbitError:
 
 
 def undefined_function(name: str, types: list[SqlType], position: int | None) -> OrbitError:
-    shown = ", ".join(display_name(item) for item in types)
+    shown = ", ".join(map(_type, types))
     return OrbitError(
         f"function {name}({shown}) does not exist",
         sqlstate="42883",
@@ -57,7 +62,7 @@ def undefined_function(name: str, types: list[SqlType], position: int | None) ->
 
 
 def ambiguous_function(name: str, types: list[SqlType], position: int | None) -> OrbitError:
-    shown = ", ".join(display_name(item) for item in types)
+    shown = ", ".join(map(_type, types))
     return OrbitError(
         f"function {name}({shown}) is not unique",
         sqlstate="42725",
@@ -67,7 +72,7 @@ def ambiguous_function(name: str, types: list[SqlType], position: int | None) ->
 
 
 def undefined_operator(name: str, types: list[SqlType], position: int | None) -> OrbitError:
-    shown = f" {name} ".join(display_name(item) for item in types)
+    shown = f" {name} ".join(map(_type, types))
     if len(types) == 1:
         shown = f"{name} {shown}"
     return OrbitError(
@@ -81,7 +86,7 @@ def undefined_operator(name: str, types: list[SqlType], position: int | None) ->
 
 
 def ambiguous_operator(name: str, types: list[SqlType], position: int | None) -> OrbitError:
-    shown = f" {name} ".join(display_name(item) for item in types)
+    shown = f" {name} ".join(map(_type, types))
     return OrbitError(
         f"operator is not unique: {shown if len(types) > 1 else f'{name} {shown}'}",
         sqlstate="42725",
@@ -92,13 +97,13 @@ def ambiguous_operator(name: str, types: list[SqlType], position: int | None) ->
 
 def cannot_cast(source: SqlType, target: SqlType, position: int | None) -> OrbitError:
     return OrbitError(
-        f"cannot cast type {display_name(source)} to {display_name(target)}", sqlstate="42846", position=position
+        f"cannot cast type {_type(source)} to {_type(target)}", sqlstate="42846", position=position
     )
 
 
 def cannot_match(construct: str, left: SqlType, right: SqlType, position: int | None) -> OrbitError:
     return OrbitError(
-        f"{construct} types {display_name(left)} and {display_name(right)} cannot be matched",
+        f"{construct} types {_type(left)} and {_type(right)} cannot be matched",
         sqlstate="42804",
         position=position,
     )
@@ -106,7 +111,7 @@ def cannot_match(construct: str, left: SqlType, right: SqlType, position: int | 
 
 def must_be_boolean(construct: str, actual: SqlType, position: int | None) -> OrbitError:
     return OrbitError(
-        f"argument of {construct} must be type boolean, not type {display_name(actual)}",
+        f"argument of {construct} must be type boolean, not type {_type(actual)}",
         sqlstate="42804",
         position=position,
     )

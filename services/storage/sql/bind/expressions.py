@@ -13,6 +13,7 @@ from sqlglot import exp
 
 from orbit.kernel.errors import OrbitError
 from orbit.kernel.types import Oid, SqlType
+from orbit.kernel.values.numbers import parse_numeric
 from services.storage.sql.bind import calls, errors, subqueries
 from services.storage.sql.bind.binder import Binder
 from services.storage.sql.bind.coerce import coerce, unify
@@ -79,11 +80,7 @@ def _literal(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
         if value < 1 << 63:
             return Const(INT8, value)
         return Const(NUMERIC, Decimal(text))
-    number = Decimal(text)
-    exponent = number.as_tuple().exponent
-    assert isinstance(exponent, int)
-    # 1e3 is 1000: a numeric never has a negative scale.
-    return Const(NUMERIC, number.quantize(Decimal(1)) if exponent > 0 and number else number)
+    return Const(NUMERIC, parse_numeric(text))
 
 
 def _string(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
@@ -221,11 +218,15 @@ def _comparison(binder: Binder, scope: Scope, node: exp.Expression) -> Expressio
     left, right = node.this, node.expression
     if type(left) in COMPARISONS or type(right) in COMPARISONS:
         raise OrbitError(f'syntax error at or near "{name}"', sqlstate="42601", position=position_of(right))
-    if isinstance(right, exp.Any | exp.All) or (isinstance(right, exp.Anonymous) and right.name.lower() == "some"):
+    if isinstance(right, exp.Any | exp.All) or _is_quantifier(right):
         return _quantified(binder, scope, name, left, right)
     if _is_row(left) or _is_row(right):
         return subqueries.compare_rows(binder, scope, name, left, right)
     return compare(binder, name, bind(binder, scope, left), bind(binder, scope, right), operator_position(node))
+
+
+def _is_quantifier(node: exp.Expression) -> bool:
+    return isinstance(node, exp.Anonymous) and node.name.lower() in ("any", "some", "all") and len(node.expressions) == 1
 
 
 def compare(binder: Binder, name: str, left: Expression, right: Expression, position: int | None) -> Expression:
@@ -239,7 +240,7 @@ def _is_row(node: exp.Expression) -> bool:
 def _quantified(
     binder: Binder, scope: Scope, name: str, left: exp.Expression, right: exp.Expression
 ) -> Expression:
-    every = isinstance(right, exp.All)
+    every = isinstance(right, exp.All) or right.name.lower() == "all"
     inner = right.expressions[0] if isinstance(right, exp.Anonymous) else right.this
     while isinstance(inner, exp.Paren):
         inner = inner.this
@@ -325,15 +326,18 @@ def _with_backslashes(pattern: str, escape: str) -> str:
 
 def _negative(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
     operand = node.this
-    if isinstance(operand, exp.Literal) and not operand.is_string:
+    while isinstance(operand, exp.Paren):
+        operand = operand.this
+    if isinstance(operand, exp.Neg) or (isinstance(operand, exp.Literal) and not operand.is_string):
         # The sign belongs to the literal: -2147483648 is an integer, although 2147483648 is not.
-        number = _literal(binder, scope, operand)
-        assert isinstance(number, Const)
+        number = bind(binder, scope, operand)
+        if not isinstance(number, Const):
+            return binder.operator("-", (number,), operator_position(node))
         value = -number.value
-        if number.type.oid == Oid.NUMERIC and (value.as_tuple().exponent != 0 or value < -(1 << 63)):
+        if number.type.oid == Oid.NUMERIC and (value.as_tuple().exponent != 0 or not -(1 << 63) <= value < 1 << 63):
             return Const(NUMERIC, value if value else abs(value))
         whole = int(value)
-        return Const(INT4 if whole >= -(1 << 31) else INT8, whole)
+        return Const(INT4 if -(1 << 31) <= whole < 1 << 31 else INT8, whole)
     return binder.operator("-", (bind(binder, scope, operand),), operator_position(node))
 
 
@@ -422,9 +426,17 @@ def _is(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
 
 
 def _distinct_from(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
-    args = (bind(binder, scope, node.this), bind(binder, scope, node.expression))
-    signature, converted, _ = binder.operator_parts("=", args, operator_position(node))
-    return DistinctTest(BOOL, converted[0], converted[1], signature, isinstance(node, exp.NullSafeEQ))
+    negated = isinstance(node, exp.NullSafeEQ)
+    lefts = subqueries.row_items(node.this) or [node.this]
+    rights = subqueries.row_items(node.expression) or [node.expression]
+    if len(lefts) != len(rights):
+        raise OrbitError("unequal number of entries in row expressions", sqlstate="42601", position=position_of(node))
+    tests: list[Expression] = []
+    for left, right in zip(lefts, rights, strict=True):
+        args = (bind(binder, scope, left), bind(binder, scope, right))
+        signature, converted, _ = binder.operator_parts("=", args, operator_position(node))
+        tests.append(DistinctTest(BOOL, converted[0], converted[1], signature, negated))
+    return tests[0] if len(tests) == 1 else BoolExpr(BOOL, "and" if negated else "or", tuple(tests))
 
 
 def _between(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:

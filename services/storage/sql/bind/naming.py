@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlglot import exp
 
 from services.storage.sql.bind.names import identifier
-from services.storage.sql.bind.type_catalog import internal_name
+from services.storage.sql.bind.type_catalog import ELEMENT_OF, internal_name
 from services.storage.sql.bind.type_names import type_of
 
 UNNAMED = "?column?"
@@ -33,7 +33,7 @@ def _name(node: exp.Expression) -> tuple[str, int]:
         return (name if name != name.upper() else name).lower(), 2
     if isinstance(node, exp.Cast):
         inner, strength = _name(node.this)
-        return (inner, strength) if strength == 2 else (internal_name(type_of(node.args["to"]).oid), 1)
+        return (inner, strength) if strength == 2 else (_type_label(node), 1)
     if isinstance(node, exp.Interval):
         return "interval", 1
     if isinstance(node, exp.Case):
@@ -42,14 +42,17 @@ def _name(node: exp.Expression) -> tuple[str, int]:
         return (inner, strength) if strength == 2 else ("case", 1)
     if isinstance(node, exp.Subquery | exp.Select):
         return _subquery_name(node)
-    if isinstance(node, exp.Boolean):
-        return "bool", 1
     for node_type, fixed in _FIXED.items():
         if isinstance(node, node_type):
             return fixed, 2
     if isinstance(node, exp.Trim):
         return {"LEADING": "ltrim", "TRAILING": "rtrim"}.get(str(node.args.get("position") or ""), "btrim"), 2
     return UNNAMED, 0
+
+
+def _type_label(node: exp.Expression) -> str:
+    oid = type_of(node.args["to"]).oid
+    return internal_name(ELEMENT_OF.get(oid, oid))
 
 
 def _subquery_name(node: exp.Expression) -> tuple[str, int]:

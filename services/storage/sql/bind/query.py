@@ -325,7 +325,7 @@ def bind_limit(
 ) -> tuple[Expression | None, Expression | None, bool]:
     """Bind LIMIT, OFFSET and FETCH FIRST."""
     limit_node, offset_node = node.args.get("limit"), node.args.get("offset")
-    level = Scope(parent=scope.parent, clause="LIMIT")
+    level = Scope(parent=scope.parent, items=scope.items, clause="LIMIT")
     limit: Expression | None = None
     ties = False
     if isinstance(limit_node, exp.Fetch):

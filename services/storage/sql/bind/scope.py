@@ -46,8 +46,6 @@ class Scope:
     windows: bool = False
     inside_aggregate: bool = False
     inside_window: bool = False
-    saw_aggregate: bool = False
-    saw_window: bool = False
     named_windows: dict[str, WindowCall] = field(default_factory=dict)
 
     def find_cte(self, name: str) -> Cte | None:

@@ -105,7 +105,7 @@ def _named_windows(binder: Binder, scope: Scope, node: exp.Select) -> None:
         name = identifier(window.this)
         if name in scope.named_windows:
             raise OrbitError(f'window "{name}" is already defined', sqlstate="42P20", position=position_of(window))
-        level = replace(scope, windows=False, inside_window=True, clause="window definitions")
+        level = replace(scope, windows=False, clause="window definitions")
         partition, order, frame = calls.window_parts(binder, level, scope, window)
         placeholder = FUNCTIONS["row_number"][0]
         scope.named_windows[name] = WindowCall(INT8, placeholder, (), partition, order, frame, None)

@@ -70,6 +70,9 @@ OPERATORS = """
 & int2 int2 -> int2
 & int4 int4 -> int4
 & int8 int8 -> int8
+| int2 int2 -> int2
+| int4 int4 -> int4
+| int8 int8 -> int8
 # int2 int2 -> int2
 # int4 int4 -> int4
 # int8 int8 -> int8
@@ -253,8 +256,8 @@ regexp_count text text -> int4
 regexp_substr text text -> text
 string_to_array text text -> text[] n
 string_to_array text text text -> text[] n
-array_to_string anyarray text -> text s
-array_to_string anyarray text text -> text n s
+array_to_string text[] text -> text n
+array_to_string text[] text text -> text n
 array_length anyarray int4 -> int4
 array_upper,array_lower anyarray int4 -> int4
 cardinality anyarray -> int4
@@ -330,7 +333,7 @@ currval regclass -> int8 v
 setval regclass int8 -> int8 v
 setval regclass int8 bool -> int8 v
 lastval -> int8 v
-pg_typeof any -> regtype n s
+pg_typeof any oid -> regtype n
 json_typeof json -> text
 jsonb_typeof jsonb -> text
 json_array_length json -> int4

@@ -61,6 +61,16 @@ def _key(array: Array) -> list[tuple[bool, Any]]:
     return [(item is None, item) for item in array]
 
 
+@function("array_to_string(text[],text)", "array_to_string(text[],text,text)")
+def _to_string(array: Array | None, separator: str | None, null: str | None = None) -> str | None:
+    if array is None or separator is None:
+        return None
+    return separator.join(null if item is None else item for item in array if item is not None or null is not None)  # type: ignore[misc]
+
+
+function("pg_typeof(any,oid)")(lambda value, oid: oid)
+
+
 def subscripts(array: Array, dimension: int) -> list[int]:
     """Return the rows of generate_subscripts."""
     if dimension != 1:

@@ -150,10 +150,10 @@ def _to_integer(source: int, target: int) -> Convert | None:
 
 
 def _float_from(value: Any) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        raise OrbitError(f'"{value}" is out of range for type double precision', sqlstate="22003") from None
+    number = float(value)
+    if math.isinf(number) and isinstance(value, Decimal) and value.is_finite():
+        raise OrbitError(f'"{value:f}" is out of range for type double precision', sqlstate="22003")
+    return number
 
 
 def _single(value: float) -> float:
@@ -175,6 +175,10 @@ def _to_oid(value: int) -> int:
     raise OrbitError("OID out of range", sqlstate="22003")
 
 
+def _time_of_day(micros: int) -> int | None:
+    return None if micros in dates.TIMESTAMP_ENDS else micros % dates.MICROS_PER_DAY
+
+
 _SPECIAL: Final[dict[tuple[int, int], Convert]] = {
     (Oid.BOOL, Oid.TEXT): _plain(lambda value: "true" if value else "false"),
     (Oid.BOOL, Oid.VARCHAR): _plain(lambda value: "true" if value else "false"),
@@ -188,11 +192,11 @@ _SPECIAL: Final[dict[tuple[int, int], Convert]] = {
     (Oid.DATE, Oid.TIMESTAMP): _plain(dates.date_to_timestamp),
     (Oid.DATE, Oid.TIMESTAMPTZ): lambda context, value: dates.from_local(dates.date_to_timestamp(value), context.zone),
     (Oid.TIMESTAMP, Oid.DATE): _plain(dates.timestamp_to_date),
-    (Oid.TIMESTAMP, Oid.TIME): _plain(lambda value: value % dates.MICROS_PER_DAY),
+    (Oid.TIMESTAMP, Oid.TIME): _plain(_time_of_day),
     (Oid.TIMESTAMP, Oid.TIMESTAMPTZ): lambda context, value: dates.from_local(value, context.zone),
     (Oid.TIMESTAMPTZ, Oid.TIMESTAMP): lambda context, value: dates.to_local(value, context.zone),
     (Oid.TIMESTAMPTZ, Oid.DATE): lambda context, value: dates.timestamp_to_date(dates.to_local(value, context.zone)),
-    (Oid.TIMESTAMPTZ, Oid.TIME): lambda context, value: dates.to_local(value, context.zone) % dates.MICROS_PER_DAY,
+    (Oid.TIMESTAMPTZ, Oid.TIME): lambda context, value: _time_of_day(dates.to_local(value, context.zone)),
     (Oid.TIME, Oid.INTERVAL): _plain(lambda value: (0, 0, value)),
     (Oid.INTERVAL, Oid.TIME): _plain(lambda value: value[2] % dates.MICROS_PER_DAY),
     (Oid.JSON, Oid.JSONB): _plain(json_text.parse_jsonb),

@@ -306,8 +306,8 @@ def age(a: int, b: int) -> Interval:
     if time < 0:
         time, days = time + MICROS_PER_DAY, days - 1
     while days < 0:
-        # Borrow the month of the earlier date when going forward, of the later one when going back.
-        days += cal.days_in_month(year_b, month_b) if sign > 0 else cal.days_in_month(year_a, (month_a - 2) % 12 + 1)
+        # Borrow the month of the earlier date.
+        days += cal.days_in_month(year_b, month_b)
         months -= 1
     return sign * months, sign * days, sign * time
 

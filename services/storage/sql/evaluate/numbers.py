@@ -80,6 +80,7 @@ def _register_integers() -> None:
         function(f"~({name})")(lambda value: ~value)
         function(f"@({name})", f"abs({name})")(_checked(check, abs))
         function(f"&({name},{name})")(lambda a, b: a & b)
+        function(f"|({name},{name})")(lambda a, b: a | b)
         function(f"#({name},{name})")(lambda a, b: a ^ b)
         bits = {"int2": 16, "int4": 32, "int8": 64}[name]
         function(f"<<({name},int4)")(_shifter(bits, True))

@@ -271,14 +271,15 @@ def power(base: Decimal, exponent: Decimal) -> Decimal:
     whole = exponent == exponent.to_integral_value()
     if base < 0 and not whole:
         raise OrbitError("a negative number raised to a non-integer power yields a complex result", sqlstate="2201F")
-    if not exponent:
-        return to_scale(ONE, min(max(MIN_SIGNIFICANT, scale_of(base), scale_of(exponent)), MAX_SCALE))
-    if not base:
-        return to_scale(ZERO, min(max(MIN_SIGNIFICANT, scale_of(base), scale_of(exponent)), MAX_SCALE))
+    if not exponent or not base:
+        return to_scale(ZERO if exponent else ONE, min(max(MIN_SIGNIFICANT, scale_of(base)), MAX_SCALE))
     tens = float(exponent) * float(_context(30).log10(abs(base)))
     if tens > 131072:
         raise OrbitError("value overflows numeric format", sqlstate="22003")
-    scale = min(max(MIN_SIGNIFICANT - int(tens), scale_of(base), 0 if whole else scale_of(exponent), 0), MAX_SCALE)
+    if whole:
+        scale = min(max(MIN_SIGNIFICANT, scale_of(base)), MAX_SCALE)
+    else:
+        scale = min(max(MIN_SIGNIFICANT - int(tens), scale_of(base), scale_of(exponent), 0), MAX_SCALE)
     if tens < -MAX_SCALE - 50:
         return to_scale(ZERO, scale)
     context = _context(scale + max(int(tens), 0) + 30)

@@ -26,21 +26,27 @@ def like_pattern(pattern: str, fold: bool) -> re.Pattern[str]:
             parts.append(".")
         elif char == "\\":
             at += 1
-            if at >= len(pattern):
-                raise OrbitError("LIKE pattern must not end with escape character", sqlstate="22025")
-            parts.append(re.escape(pattern[at]))
+            parts.append(re.escape(pattern[at]) if at < len(pattern) else "(?P<dangling>.+)")
         else:
             parts.append(re.escape(char))
         at += 1
     return re.compile("".join(parts), re.DOTALL | (re.IGNORECASE if fold else 0))
 
 
+def _matches(value: str, pattern: re.Pattern[str]) -> bool:
+    found = pattern.fullmatch(value)
+    if found is not None and "dangling" in pattern.groupindex:
+        # The escape at the end matters only when there is text left for it.
+        raise OrbitError("LIKE pattern must not end with escape character", sqlstate="22025")
+    return found is not None
+
+
 def like(value: str, pattern: str) -> bool:
-    return like_pattern(pattern, False).fullmatch(value) is not None
+    return _matches(value, like_pattern(pattern, False))
 
 
 def ilike(value: str, pattern: str) -> bool:
-    return like_pattern(pattern, True).fullmatch(value) is not None
+    return _matches(value, like_pattern(pattern, True))
 
 
 for _type in ("text,text", "name,text", "bpchar,text"):
@@ -153,7 +159,20 @@ def regex(pattern: str, flags: str = "") -> re.Pattern[str]:
     try:
         return re.compile(_translate(pattern), options)
     except re.error as error:
-        raise OrbitError(f"invalid regular expression: {error.msg}", sqlstate="2201B") from None
+        raise OrbitError(f"invalid regular expression: {_complaint(error.msg)}", sqlstate="2201B") from None
+
+
+def _complaint(message: str) -> str:
+    """Return PostgreSQL's words for what is wrong with a regular expression."""
+    for part, words in (
+        ("paren", "parentheses () not balanced"), ("subpattern", "parentheses () not balanced"),
+        ("character set", "brackets [] not balanced"), ("repeat", "quantifier operand invalid"),
+        ("escape", "invalid escape \\ sequence"), ("range", "invalid character range"),
+        ("group reference", "invalid backreference number"),
+    ):  # fmt: skip
+        if part in message:
+            return words
+    return message
 
 
 for _type in ("text,text", "name,text", "bpchar,text"):

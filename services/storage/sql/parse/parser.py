@@ -87,14 +87,50 @@ def _tokenize(sql: str) -> list[Token]:
         tokens = _DIALECT.tokenize(text)
     except TokenError as error:
         raise _token_error(sql, error) from None
-    if not places:
-        return tokens
-    return [
-        Token(TokenType.PARAMETER, "$", token.line, token.col, token.start, token.end)
-        if token.start in places
-        else token
-        for token in tokens
-    ]
+    if places:
+        tokens = [_renamed(token, TokenType.PARAMETER, "$") if token.start in places else token for token in tokens]
+    if any(token.token_type == TokenType.INTERVAL for token in tokens):
+        tokens = _interval_literals(tokens)
+    return tokens
+
+
+def _renamed(token: Token, kind: TokenType, text: str) -> Token:
+    return Token(kind, text, token.line, token.col, token.start, token.end)
+
+
+_UNITS: Final = frozenset(
+    "year years month months day days hour hours minute minutes second seconds week weeks".split()
+)
+
+
+def _interval_literals(tokens: Sequence[Token]) -> list[Token]:
+    """Turn INTERVAL 'text' [unit] into a call of interval('text').
+
+    sqlglot reads such a literal as one number and one unit, and drops the rest of `'1 day 03:45:12'` in silence.
+    """
+    result: list[Token] = []
+    at = 0
+    while at < len(tokens):
+        token = tokens[at]
+        text = tokens[at + 1] if at + 1 < len(tokens) else None
+        if token.token_type != TokenType.INTERVAL or text is None or text.token_type != TokenType.STRING:
+            result.append(token)
+            at += 1
+            continue
+        at += 2
+        body = text.text
+        unit = tokens[at] if at < len(tokens) else None
+        if unit is not None and unit.token_type != TokenType.IDENTIFIER and unit.text.lower() in _UNITS:
+            following = tokens[at + 1].text.lower() if at + 1 < len(tokens) else ""
+            if following == "to" or not re.fullmatch(r"\s*[+-]?[0-9]+(\.[0-9]*)?\s*", body):
+                raise unsupported("interval literal with fields", token.start + 1)
+            body = f"{body} {unit.text.lower()}"
+            at += 1
+        result.append(_renamed(token, TokenType.VAR, "interval"))
+        result.append(_renamed(token, TokenType.L_PAREN, "("))
+        result.append(_renamed(text, TokenType.STRING, body))
+        result.append(_renamed(text, TokenType.R_PAREN, ")"))
+    return result
 
 
 _SWALLOWING: Final = frozenset((TokenType.COMMAND, TokenType.EXECUTE, TokenType.FETCH, TokenType.SHOW))

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from orbit.kernel.errors import NotSupported, OrbitError
 from orbit.kernel.types import Oid
 from services.storage.sql.bind.tree import AggregateCall, Const, Expression, Frame, SortKey, WindowCall
@@ -144,8 +146,6 @@ def _sum(generator: Generator, node: AggregateCall | WindowCall, call: _Call, so
         return Piece(f"CAST({total} AS DECIMAL({MAX_PRECISION},0))", node.type, (MAX_PRECISION, 0))
     if source == Oid.FLOAT8:
         return Piece(call("sum", generator.sql(arg)), node.type)
-    if source == Oid.FLOAT4:
-        return Piece(f"CAST({call('sum', generator.sql(arg))} AS FLOAT)", node.type)
     if source == Oid.NUMERIC:
         piece = generator.emit(arg)
         if piece.decimal is not None:
@@ -272,6 +272,9 @@ def _sum_list(rows: list[Any], direct: Sequence[Any], descending: bool, types: S
         return None
     if isinstance(values[0], tuple):
         return tuple(sum(value[at] for value in values) for at in range(3))
+    if isinstance(values[0], float):
+        # real adds in single precision, one after the other.
+        return float(np.cumsum(np.array(values, np.float32), dtype=np.float32)[-1])
     total = values[0]
     for value in values[1:]:
         total = exact.add(total, value)

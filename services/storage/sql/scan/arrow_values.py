@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from orbit.kernel.types import Oid
 from orbit.kernel.values import calendar as cal
-from services.storage.sql.bind.type_catalog import ELEMENT_OF, REG_TYPES, VOID, XID
+from services.storage.sql.bind.type_catalog import ELEMENT_OF, REG_TYPES, VOID, XID, array_of
 
 _NAMES: Final[dict[int, tuple[str, pa.DataType]]] = {
     Oid.BOOL: ("BOOLEAN", pa.bool_()),
@@ -37,17 +37,27 @@ _NAMES: Final[dict[int, tuple[str, pa.DataType]]] = {
 }
 
 
+def list_of(oid: int) -> int:
+    """Return what stands for a list of values of the type: its array type, or -oid where that is an array already."""
+    array = array_of(oid)
+    return -oid if array is None else array
+
+
+def _element(oid: int) -> int | None:
+    return -oid if oid < 0 else ELEMENT_OF.get(oid)
+
+
 def duckdb_type(oid: int) -> str:
     """Return the DuckDB type that carries a SQL type."""
-    if oid in ELEMENT_OF:
-        return duckdb_type(ELEMENT_OF[oid]) + "[]"
+    if (element := _element(oid)) is not None:
+        return duckdb_type(element) + "[]"
     return _NAMES[oid][0] if oid in _NAMES else "VARCHAR"
 
 
 def carrier(oid: int) -> pa.DataType:
     """Return the Arrow type of that DuckDB type."""
-    if oid in ELEMENT_OF:
-        return pa.list_(carrier(ELEMENT_OF[oid]))
+    if (element := _element(oid)) is not None:
+        return pa.list_(carrier(element))
     return _NAMES[oid][1] if oid in _NAMES else pa.string()
 
 
@@ -110,8 +120,7 @@ def to_arrow(values: Sequence[Any], oid: int) -> pa.Array:
             [None if v is None else pa.MonthDayNano([v[0], v[1], v[2] * 1000]) for v in values],
             pa.month_day_nano_interval(),
         )
-    if oid in ELEMENT_OF:
-        element = ELEMENT_OF[oid]
+    if (element := _element(oid)) is not None:
         flat = to_arrow([item for value in values if value is not None for item in value], element)
         offsets: list[int | None] = []
         at = 0

@@ -229,8 +229,11 @@ class Generator:
             if node.explicit:
                 size = target.modifier - 4
                 return Piece(f"rpad(left({self.sql(node.arg)}, {size}), {size}, ' ')", target)
-        if pair in ((Oid.DATE, Oid.TIMESTAMP), (Oid.TIMESTAMP, Oid.DATE), (Oid.TIMESTAMP, Oid.TIME)) and target.modifier == -1:
+        if pair in ((Oid.DATE, Oid.TIMESTAMP), (Oid.TIMESTAMP, Oid.DATE)) and target.modifier == -1:
             return Piece(f"CAST({self.sql(node.arg)} AS {duckdb_type(target.oid)})", target)
+        if pair == (Oid.TIMESTAMP, Oid.TIME) and target.modifier == -1:
+            value = self.sql(node.arg)
+            return Piece(f"CASE WHEN isfinite({value}) THEN CAST({value} AS TIME) END", target)
         if pair == (Oid.INT4, Oid.BOOL) or pair == (Oid.BOOL, Oid.INT4):
             return Piece(f"CAST({self.sql(node.arg)} AS {duckdb_type(target.oid)})", target)
         if (source.oid == Oid.OID and target.oid in REG_TYPES) or (source.oid in REG_TYPES and target.oid == Oid.OID):

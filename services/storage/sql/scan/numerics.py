@@ -22,10 +22,12 @@ def text_form(piece: Piece) -> str:
     if piece.decimal is None:
         return piece.sql
     precision, scale = piece.decimal
+    # DuckDB prints .5 for DECIMAL(1,1): there must be a digit before the point.
+    wider = f"CAST({piece.sql} AS DECIMAL({precision + 1},{scale}))" if precision == scale else piece.sql
+    text = f"CAST({wider} AS VARCHAR)"
     if piece.scale is None:
-        return f"CAST({piece.sql} AS VARCHAR)"
+        return text
     # Rows differ in scale: cut the zeros that the common scale has added.
-    text = f"CAST({piece.sql} AS VARCHAR)"
     drop = f"({scale} - {piece.scale})"
     point = f"CASE WHEN {piece.scale} = 0 AND {scale} > 0 THEN 1 ELSE 0 END"
     return f"left({text}, length({text}) - {drop} - {point})"

@@ -56,7 +56,7 @@ def _numeric_constant(value: Decimal | None, sql_type: SqlType, wide: bool) -> P
         exponent = value.as_tuple().exponent
         assert isinstance(exponent, int)
         scale = -exponent
-        precision = max(value.adjusted() + 1 + scale, scale, 1)
+        precision = max(value.adjusted() + 1 + scale, scale + 1)
         if precision <= MAX_PRECISION:
             return Piece(f"CAST('{value:f}' AS DECIMAL({precision},{scale}))", sql_type, (precision, scale))
     return Piece(quote(numeric_text(value)), sql_type)

@@ -32,9 +32,9 @@ from services.storage.sql.bind.tree import (
     Values,
     children,
 )
-from services.storage.sql.bind.type_catalog import NUMERIC, array_of
+from services.storage.sql.bind.type_catalog import NUMERIC
 from services.storage.sql.scan import numerics
-from services.storage.sql.scan.arrow_values import duckdb_type
+from services.storage.sql.scan.arrow_values import duckdb_type, list_of
 from services.storage.sql.scan.pieces import MAX_PRECISION, Piece
 from services.storage.sql.scan.set_functions import SET_FUNCTIONS
 
@@ -301,14 +301,12 @@ def _function(generator: Generator, relation: FunctionRelation) -> tuple[str, li
     elif signature.name == "unnest":
         values = generator.sql(relation.args[0])
     else:
-        array = array_of(element.oid)
+        array = list_of(element.oid)
         make = SET_FUNCTIONS.get(signature.key)
-        if make is None or (array is None and signature.result != 1009):
+        if make is None:
             raise NotSupported(f"function {signature.name} is not supported")
         types = "_".join(str(item.type.oid) for item in relation.args)
         name = f"orbit_set_{signature.name}_{types}"
-        if array is None:
-            raise NotSupported(f"function {signature.name} is not supported")
         generator.functions.register(name, make, [item.type.oid for item in relation.args], array)
         values = f"{name}({', '.join([str(generator.running.number), *(generator.sql(item) for item in relation.args)])})"
     pieces = [Piece("", sql_type) for sql_type in relation.types]

@@ -45,8 +45,7 @@ def _numerics(running: Any, start: Decimal, stop: Decimal, step: Decimal = Decim
     if not (start.is_finite() and stop.is_finite() and step.is_finite()):
         raise OrbitError("start value cannot be NaN or infinity", sqlstate="22023")
     rows: list[Decimal] = []
-    scale = max(map(numerics.scale_of, (start, step)))
-    current = numerics.to_scale(start, scale)
+    current = start
     while (current <= stop) if step > 0 else (current >= stop):
         rows.append(current)
         _check(len(rows))
@@ -82,5 +81,7 @@ SET_FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
     ),
     "generate_subscripts(anyarray,int4)": _strict(lambda running, array, dimension: arrays.subscripts(array, dimension)),
     "regexp_split_to_table(text,text)": _strict(lambda running, value, pattern: patterns.split(value, pattern)),
+    "regexp_matches(text,text)": _strict(lambda running, value, pattern: patterns.matches(value, pattern)),
+    "regexp_matches(text,text,text)": _strict(lambda running, value, p, flags: patterns.matches(value, p, flags)),
     "string_to_table(text,text)": _strict(lambda running, value, separator: patterns.to_table(value, separator)),
 }

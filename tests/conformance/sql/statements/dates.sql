@@ -36,7 +36,7 @@ select '25:00'::time;
 select date '2020-01-01' + time '10:00', time '10:00' + date '2020-01-01', date '2020-01-01' + 10, 10 + date '2020-01-01';
 select timestamp '2020-01-01 10:00' - timestamp '2020-01-02 12:30:15.5', date '2020-03-01' - date '2020-02-01';
 select interval '1 day' = interval '24 hours', interval '1 month' = interval '30 days', interval '1 day' < interval '25 hours';
-select interval '1 year 2 mons 3 days 04:05:06.789', interval '-1 day', interval '1.5 days', interval 'P1Y2M3DT4H5M6S', interval '2' day;
+select interval '1 year 2 mons 3 days 04:05:06.789', interval '-1 day', interval '1.5 days', interval 'P1Y2M3DT4H5M6S';
 select justify_hours(interval '50 hours'), justify_days(interval '45 days'), justify_interval(interval '1 mon -1 hour');
 select make_date(2020, 2, 29), make_time(10, 30, 15.5), make_timestamp(2020, 1, 2, 3, 4, 5.5), to_timestamp(1600000000);
 select make_date(2020, 2, 30);

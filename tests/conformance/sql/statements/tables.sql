@@ -38,7 +38,7 @@ select id, case when id > 3 then price else 0 end, case when flag then 1.5 else 
 select sum(case when flag then price else 0 end), sum(case when flag then price * rate else 0 end) from numbers;
 select sum(case when id > 100 then price else 0 end) from numbers;
 select id, round(price), round(price, 1), round(rate, 2), round(free, 2), ceil(price), floor(price), trunc(price, 1), abs(price), sign(price) from numbers where id < 4 order by id;
-select id, -price, +price, -small, -ratio, price % 3, mod(id, 3), id % 3 from numbers where id < 4 order by id;
+select id, -price, -small, -ratio, price % 3, mod(id, 3), id % 3 from numbers where id < 4 order by id;
 select id, sqrt(abs(price)), power(price, 2), exp(rate), ln(id::numeric) from numbers where id < 4 order by id;
 select id from numbers where flag;
 select id from numbers where not flag;
