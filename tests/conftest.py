@@ -11,6 +11,7 @@ pytest_plugins: list[str] = [
     "tests.fixtures.fix_cluster",
     "tests.fixtures.fix_engine",
     "tests.fixtures.fix_etcd",
+    "tests.fixtures.fix_flights",
     "tests.fixtures.fix_nats",
     "tests.fixtures.fix_otlp",
     "tests.fixtures.fix_pg_backend",
