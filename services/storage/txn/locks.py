@@ -102,17 +102,14 @@ class LockTable:
             return True
         if not wait:
             raise LockNotAvailable(f"could not obtain lock on {self.name}")
-        contention.waiters.append((transaction, mode))
+        if held is None:
+            contention.waiters.append((transaction, mode))
+        else:
+            # Whoever waits for this holder cannot go first: behind them, an upgrade would be a deadlock.
+            contention.waiters.appendleft((transaction, mode))
         transaction.waiting_for = (self, resource)
         break_deadlock(transaction)
         return False
-
-    def holders(self, resource: Hashable) -> list[Transaction]:
-        """Return whom a waiter for this resource waits for: holders, and waiters ahead are found through them."""
-        entry = self.held.get(resource)
-        if entry is None:
-            return []
-        return list(entry.holders) if isinstance(entry, Contention) else [entry]
 
     def release(self, transaction: Transaction, resource: Hashable) -> None:
         """Give one lock back and grant what becomes possible, in queue order."""
@@ -194,12 +191,13 @@ def _blockers(transaction: Transaction) -> list[Transaction]:
     if transaction.waiting_for is None:
         return []
     table, resource = transaction.waiting_for
-    entry = table.held.get(resource)
-    if not isinstance(entry, Contention):
-        return [] if entry is None else [entry]
-    ahead: list[Transaction] = []
-    for waiter, _mode in entry.waiters:
+    entry = table.held[resource]
+    assert isinstance(entry, Contention), "somebody waits for it"
+    blockers: list[Transaction] = []
+    for waiter, mode in entry.waiters:
         if waiter is transaction:
+            conflicts = CONFLICTS[mode]
+            blockers += [holder for holder, held in entry.holders.items() if holder is not waiter and held in conflicts]
             break
-        ahead.append(waiter)
-    return [holder for holder in entry.holders if holder is not transaction] + ahead
+        blockers.append(waiter)
+    return blockers
