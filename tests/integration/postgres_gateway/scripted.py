@@ -275,6 +275,9 @@ class ScriptedSession:
             position=3,
         )
 
+    def _do_defect(self, words: list[str], *_: Any) -> bytes:
+        raise ZeroDivisionError("a defect of the storage")
+
     def _do_wait(self, words: list[str], *_: Any) -> None:
         self.waiting.set()
 

@@ -7,7 +7,9 @@ from struct import pack, unpack_from
 
 import psycopg
 import pytest
+import structlog
 
+from orbit.kernel.errors import OrbitError
 from services.gateway.protocols.postgres import wire
 from services.gateway.protocols.postgres.listener import PostgresListener
 from services.storage.client import FAILED, IDLE
@@ -256,3 +258,29 @@ async def test_psycopg_pipeline_and_server_side_parameters(door: PostgresListene
             return [row[0] for cursor in cursors if (row := cursor.fetchone())]
 
     assert await in_thread(work) == [str(n) for n in range(50)]
+
+
+@pytest.mark.parametrize("backend", [ScriptedBackend()], ids=["at-once"])
+async def test_a_defect_ends_one_connection_and_is_logged(connect: Connect, backend: ScriptedBackend) -> None:
+    client = await connect()
+    await client.log_in()
+    with structlog.testing.capture_logs() as logs:
+        client.send(wire.message(b"Q", b"select defect\0"))
+        error = error_of(await client.closed())
+    assert (error["S"], error["C"]) == ("FATAL", "XX000") and "defect" not in error["M"]
+    assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["postgres message failed"]
+    survivor = await connect()
+    await survivor.log_in()
+    assert kinds(await survivor.query("select rows 1")) == "TDCZ"
+
+
+async def test_answers_that_come_after_the_end_are_dropped(client: RawClient, backend: ScriptedBackend) -> None:
+    session = backend.sessions[0]
+    await client.close()
+    await asyncio.wait_for(session.closed.wait(), 5)
+    session.owner.replied(b"late")
+    session.owner.rows(b"late")
+    session.owner.failed(OrbitError("late"))
+    session.owner.notice(OrbitError("late", severity="NOTICE"))
+    session.owner.parameter_changed("TimeZone", "UTC")
+    session.owner.terminated(OrbitError("late"))

@@ -122,6 +122,8 @@ class PostgresConnection(Connection):
     # SessionOwner.
 
     def replied(self, answer: bytes) -> None:
+        if self._phase is Phase.CLOSED:
+            return  # it was on its way when the connection ended
         if self._copy is not None:
             self._copy.taken(answer)
             return
@@ -129,12 +131,16 @@ class PostgresConnection(Connection):
         self._resume()
 
     def prepared(self, statement: Statement) -> None:
+        if self._phase is Phase.CLOSED:
+            return
         self._pending, self._waiting = Pending.NOTHING, False
         self._statements[self._name] = Prepared(self._name, statement)
         self._out.append(wire.PARSE_COMPLETE)
         self._resume()
 
     def failed(self, error: OrbitError) -> None:
+        if self._phase is Phase.CLOSED:
+            return
         if self._copy is not None:
             self._copy.close()
             self._copy = None
@@ -152,6 +158,8 @@ class PostgresConnection(Connection):
         self._resume()
 
     def rows(self, messages: bytes) -> None:
+        if self._phase is Phase.CLOSED:
+            return
         portal = self._portal
         if portal is None:
             self._send(messages)
@@ -166,6 +174,8 @@ class PostgresConnection(Connection):
             self._session.cancel()
 
     def copy_in(self, copy: CopyFormat) -> None:
+        if self._phase is Phase.CLOSED:
+            return
         if self._pending is Pending.EXECUTE_AND_SYNC:
             self._pending = Pending.EXECUTE  # a Sync ahead of the data means nothing; the one behind it will
         self._move(Event.COPY_WANTED)

@@ -8,6 +8,7 @@ that became ready in one turn go out in one write.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
@@ -96,6 +97,8 @@ class Connection(asyncio.Protocol):
             log.warning("postgres connection dropped", reason="far past the connection limit")
             self._transport.abort()
             return
+        if (raw := transport.get_extra_info("socket")) is not None:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self._transport.set_write_buffer_limits(high=self._limits.write_buffer_bytes)
         self._deadline = self._loop.call_later(self._limits.authentication_timeout_s, self._too_slow)
 
@@ -188,6 +191,10 @@ class Connection(asyncio.Protocol):
                 handler(self, at + 5, end)
             except OrbitError as error:
                 self._failed(kind, error)
+            except Exception:
+                # A defect, here or in the session: what state it left behind is not known.
+                log.exception("postgres message failed", kind=chr(kind))
+                self.fatal(OrbitError(_LOST))
             at = self._at
         if self._out:
             self._flush()
