@@ -8,6 +8,7 @@ then writes.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,13 +24,16 @@ from orbit.kernel.errors import (
     TooManyTransactions,
 )
 from orbit.kernel.records import Kind, Row
-from orbit.kernel.schema import Catalog, Table
+from orbit.kernel.schema import Catalog, Sequence, Table
 from services.storage.meters import Meters
 from services.storage.state import State
 from services.storage.tiers.table import TableStore, UniqueIndex
 from services.storage.txn.committer import Committed, Committer
 from services.storage.txn.locks import COMMON, CONFLICTS, Contention, LockTable, Mode
+from services.storage.txn.sequences import SequenceValues
 from services.storage.txn.transaction import Isolation, Transaction, Waker
+
+VOID_LOAD_RETRY_S = 1.0
 
 
 class Engine:
@@ -48,6 +52,7 @@ class Engine:
         self.conflicts_total = 0
         self.deadlocks_total = 0
         self.meters = Meters()
+        self.sequences = SequenceValues(state)
         self._order = 0
 
     # Life of a transaction.
@@ -96,6 +101,8 @@ class Engine:
             if isinstance(outcome, OrbitError):
                 self.aborted_total += 1
                 self.conflicts_total += isinstance(outcome, SerializationFailure)
+                if transaction.chunks:
+                    self._void_load(transaction.id)
             else:
                 self.committed_total += 1
             done(outcome)
@@ -103,14 +110,38 @@ class Engine:
         self.committer.commit(transaction, finished)
         return False
 
+    def reserve(self, sequence: Sequence, done: Committed) -> None:
+        """Log the next block of a sequence; `done` is called when it is in hand, or could not be had."""
+        through, taken = self.sequences.reserve(sequence)
+        transaction = self.begin(Isolation.READ_COMMITTED, lambda error: None)
+        transaction.sequences[sequence.id] = through
+
+        def reserved(outcome: int | OrbitError) -> None:
+            if not isinstance(outcome, OrbitError):
+                taken()
+            done(outcome)
+
+        self.commit(transaction, reserved)
+
     def rollback(self, transaction: Transaction) -> None:
         """Forget a transaction that has not been handed to `commit`."""
         transaction.stop_waiting()
-        if transaction.chunks and self.committer is not None:
-            body = records.ChunkBody(transaction.id, records.CHUNK_ABORT, [])
-            self.committer.append(Kind.CHUNK, body, lambda _: None)
+        if transaction.chunks:
+            self._void_load(transaction.id)
         self._finish(transaction)
         self.aborted_total += 1
+
+    def _void_load(self, transaction_id: bytes) -> None:
+        """Tell the log that a load will never commit. Tried until the log takes it, or the reign ends and voids it."""
+        committer = self.committer
+        if committer is None:
+            return
+
+        def told(outcome: int | OrbitError) -> None:
+            if isinstance(outcome, OrbitError) and self.committer is committer:
+                asyncio.get_running_loop().call_later(VOID_LOAD_RETRY_S, self._void_load, transaction_id)
+
+        committer.append(Kind.CHUNK, records.ChunkBody(transaction_id, records.CHUNK_ABORT, []), told)
 
     def count_failure(self, error: OrbitError) -> None:
         """Count a statement that failed for what other transactions do."""
