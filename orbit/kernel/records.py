@@ -96,9 +96,9 @@ class SequenceReserved(msgspec.Struct, array_like=True, tag=5):
 
 
 class ChunksCommitted(msgspec.Struct, array_like=True, tag=6):
-    """Makes the CHUNK records of this transaction visible at this transaction's LSN.
+    """Makes the CHUNK records of this transaction visible at this transaction's LSN, before its other effects.
 
-    `digest` is BLAKE2b-128 over their bodies in order.
+    `digest` is BLAKE2b-128 over what `digested` gives of their effects in order.
     """
 
     count: int
@@ -127,7 +127,11 @@ CHUNK_ABORT = -1
 
 
 class ChunkBody(msgspec.Struct, array_like=True):
-    """A part of a large transaction, counted from 0; CHUNK_ABORT says that its transaction has rolled back."""
+    """A part of a large transaction, counted from 0; CHUNK_ABORT says that its transaction has rolled back.
+
+    Effects are bulk inserts, inserts, updates and deletes; the n-th row inserted by the record has the row id
+    pack(its sequence, n).
+    """
 
     transaction_id: bytes
     number: int
@@ -264,6 +268,16 @@ def decode(data: bytes) -> Record:
         envelope.previous_hash,
         payload,
     )
+
+
+def digested(effect: Effect) -> bytes:
+    """Return what `ChunksCommitted.digest` covers of a chunk's effect; the same before and after decoding."""
+    return effect.arrow if isinstance(effect, BulkInsert) else _encode(effect)
+
+
+def effect_size(effect: Effect | Sequence[Any]) -> int:
+    """Return the bytes that an effect, or one row of it, takes in a record."""
+    return len(_encode(effect))
 
 
 def record_hash(data: bytes) -> bytes:

@@ -19,11 +19,16 @@ import pyarrow as pa
 from orbit.kernel import records
 from orbit.kernel.errors import LogCorrupt
 from orbit.kernel.ids import FIRST_TIMELINE, pack, sequence_of
-from orbit.kernel.limits import REMEMBERED_TRANSACTIONS
+from orbit.kernel.limits import MAX_RECORD_ROWS, REMEMBERED_TRANSACTIONS
 from orbit.kernel.origin import Origin
 from orbit.kernel.records import Kind, Record, Row
 from orbit.kernel.schema import Catalog, Table
 from services.storage.tiers.table import TableStore
+
+KNOWN_TIMES = 131_072
+"""Points of (sequence, time) kept: the newest half a second apart, 18 hours and more of them."""
+
+_ROW_CHANGES = (records.Insert, records.Update, records.Delete, records.BulkInsert)
 
 
 class OpenLoad:
@@ -35,8 +40,11 @@ class OpenLoad:
         self.first_sequence = first_sequence
         self.count = 0
         self.digest = blake2b(digest_size=16)
-        self.effects: list[tuple[int, records.BulkInsert]] = []
-        """(first row id, effect) of chunks whose table this state does not know yet."""
+        self.effects: list[tuple[int, int, records.Effect, bool]] = []
+        """(sequence, ordinal of its first row, effect, decoded) of what takes effect at the commit only.
+
+        Bulk inserts into known tables are not here: they are segments that nobody sees yet.
+        """
 
 
 class OpenMove(msgspec.Struct, array_like=True, frozen=True):
@@ -76,6 +84,9 @@ class State:
         """LSNs that this node's open snapshots read at, with how many read there."""
         self.on_cold_commit: Callable[[TableStore, OpenMove, records.ColdCommit], None] | None = None
         self.times: list[tuple[int, int]] = []
+        """(sequence, time) of the log, at most one a second, and of ages past fewer and fewer."""
+        self.broken: str | None = None
+        """Why this state must not be used any more: a record could not be applied."""
 
     # Reading.
 
@@ -92,7 +103,7 @@ class State:
         return self.times[at][1] if at >= 0 else 0
 
     def lsn_at(self, time_us: int) -> int:
-        """Return an LSN at or before that time, at most a second before the newest such; 0 when none is known."""
+        """Return an LSN at or before that time, of recent times at most a second before; 0 when none is known."""
         at = bisect_right(self.times, time_us, key=lambda item: item[1]) - 1
         return pack(self.times[at][0], 0) if at >= 0 else 0
 
@@ -103,17 +114,28 @@ class State:
         if sequence != self.applied_sequence + 1:
             raise LogCorrupt(f"expected record {self.applied_sequence + 1} and found {sequence}")
         record = records.decode(data)
+        if record.timeline != self.timeline:
+            raise LogCorrupt(f"record {sequence} is of timeline {record.timeline}, not {self.timeline}")
         if record.previous_hash != self.last_hash:
             raise LogCorrupt(f"record {sequence} does not follow the record before it")
         self.apply(sequence, record, records.record_hash(data), decoded=True)
         return record
 
     def apply(self, sequence: int, record: Record, digest: bytes, *, decoded: bool) -> None:
-        """Apply the record at `sequence`. `decoded` rows are lists of record values, the leader's own are tuples."""
+        """Apply the record at `sequence`. `decoded` rows are lists of record values, the leader's own are tuples.
+
+        Raises LogCorrupt when that fails: the record may have been applied in part, and nothing may be built on that.
+        """
+        if self.broken is not None:
+            raise LogCorrupt(self.broken)
         if record.epoch >= self.epoch:
             handler = _HANDLERS.get(record.kind)
             if handler is not None:
-                handler(self, sequence, record, decoded)
+                try:
+                    handler(self, sequence, record, decoded)
+                except Exception as error:
+                    self.broken = f"record {sequence} cannot be applied: {error!r}"
+                    raise LogCorrupt(self.broken) from error
         # A stale leader's record still has its place in the chain; it only has no effect.
         self.applied_sequence = sequence
         if self.applied_lsn < pack(sequence, 0):
@@ -122,6 +144,9 @@ class State:
         self.last_hash = digest
         if not self.times or record.time_us - self.times[-1][1] >= 1_000_000:
             self.times.append((sequence, record.time_us))
+            if len(self.times) > KNOWN_TIMES:
+                half = KNOWN_TIMES // 2
+                self.times[:half] = self.times[:half:2]
 
     def _apply_epoch(self, sequence: int, record: Record, decoded: bool) -> None:
         body: records.EpochBody = record.body
@@ -149,32 +174,41 @@ class State:
     def _apply_transaction(
         self, transaction: records.Transaction, lsn: int, ordinal: int, time_us: int, decoded: bool
     ) -> int:
-        keep = bool(self.snapshots)
         sequence = sequence_of(lsn)
         for effect in transaction.effects:
-            if isinstance(effect, records.Update):
-                store = self.stores[effect.storage_id]
-                store.update(
-                    effect.row_id, store.codec.unpack(effect.after) if decoded else cast(Row, effect.after), lsn, keep
-                )
-            elif isinstance(effect, records.Insert):
-                store = self.stores[effect.storage_id]
-                unpack = store.codec.unpack if decoded else None
-                for row in effect.rows:
-                    store.insert(pack(sequence, ordinal), cast(Row, row) if unpack is None else unpack(row), lsn)
-                    ordinal += 1
-            elif isinstance(effect, records.Delete):
-                self.stores[effect.storage_id].delete(effect.row_id, lsn, keep)
-            elif isinstance(effect, records.CatalogChanged):
+            if isinstance(effect, records.CatalogChanged):
                 self._change_catalog(effect)
             elif isinstance(effect, records.SequenceReserved):
                 self.sequences[effect.sequence_id] = effect.through
-            elif isinstance(effect, records.BulkInsert):
-                batch = bulk_batch(effect)
-                self.stores[effect.storage_id].add_bulk(None, batch, pack(sequence, ordinal), lsn, time_us)
-                ordinal += effect.row_count
             elif isinstance(effect, records.ChunksCommitted):
                 self._publish_load(transaction.id, effect, lsn, time_us)
+            else:
+                ordinal = self._change_rows(effect, sequence, ordinal, lsn, time_us, decoded)
+        return ordinal
+
+    def _change_rows(
+        self, effect: records.Effect, sequence: int, ordinal: int, lsn: int, time_us: int, decoded: bool
+    ) -> int:
+        keep = bool(self.snapshots)
+        if isinstance(effect, records.Update):
+            store = self.stores[effect.storage_id]
+            store.update(
+                effect.row_id, store.codec.unpack(effect.after) if decoded else cast(Row, effect.after), lsn, keep
+            )
+        elif isinstance(effect, records.Insert):
+            store = self.stores[effect.storage_id]
+            unpack = store.codec.unpack if decoded else None
+            for row in effect.rows:
+                store.insert(pack(sequence, ordinal), cast(Row, row) if unpack is None else unpack(row), lsn)
+                ordinal += 1
+        elif isinstance(effect, records.Delete):
+            self.stores[effect.storage_id].delete(effect.row_id, lsn, keep)
+        elif isinstance(effect, records.BulkInsert):
+            first = _first_row_id(sequence, ordinal, effect)
+            self.stores[effect.storage_id].add_bulk(None, bulk_batch(effect), first, lsn, time_us)
+            ordinal += effect.row_count
+        else:
+            raise LogCorrupt(f"an effect of kind {type(effect).__name__} does not change rows")
         return ordinal
 
     def _change_catalog(self, effect: records.CatalogChanged) -> None:
@@ -213,24 +247,28 @@ class State:
         load.count += 1
         ordinal = 0
         for effect in body.effects:
-            assert isinstance(effect, records.BulkInsert), "chunks carry bulk inserts"
-            load.digest.update(effect.arrow)
-            first_row_id = pack(sequence, ordinal)
-            ordinal += effect.row_count
-            store = self.stores.get(effect.storage_id)
-            if store is None:
-                load.effects.append((first_row_id, effect))
+            load.digest.update(records.digested(effect))
+            if isinstance(effect, records.BulkInsert) and (store := self.stores.get(effect.storage_id)) is not None:
+                first = _first_row_id(sequence, ordinal, effect)
+                store.add_bulk(body.transaction_id, bulk_batch(effect), first, 0, record.time_us)
             else:
-                store.add_bulk(body.transaction_id, bulk_batch(effect), first_row_id, 0, record.time_us)
+                load.effects.append((sequence, ordinal, effect, decoded))
+            if isinstance(effect, records.BulkInsert):
+                ordinal += effect.row_count
+            elif isinstance(effect, records.Insert):
+                ordinal += len(effect.rows)
 
     def _publish_load(self, owner: bytes, effect: records.ChunksCommitted, lsn: int, time_us: int) -> None:
         load = self.loads.pop(owner, None)
         if load is None or load.count != effect.count or load.digest.digest() != effect.digest:
             raise LogCorrupt("a transaction's chunks are not those that its commit names")
-        for first_row_id, bulk in load.effects:
-            self.stores[bulk.storage_id].add_bulk(None, bulk_batch(bulk), first_row_id, lsn, time_us)
         for store in self.stores.values():
             store.publish_bulk(owner, lsn, time_us)
+        for sequence, ordinal, change, decoded in load.effects:
+            assert isinstance(change, _ROW_CHANGES), "chunks change rows and nothing else"
+            # A table that the transaction itself has dropped or truncated after loading it has no such storage.
+            if change.storage_id in self.stores:
+                self._change_rows(change, sequence, ordinal, lsn, time_us, decoded)
 
     def _drop_load(self, owner: bytes) -> None:
         del self.loads[owner]
@@ -289,6 +327,12 @@ class State:
             self.snapshots[lsn] = left
         else:
             del self.snapshots[lsn]
+
+
+def _first_row_id(sequence: int, ordinal: int, effect: records.BulkInsert) -> int:
+    if ordinal + effect.row_count > MAX_RECORD_ROWS:
+        raise LogCorrupt(f"a record inserts more than {MAX_RECORD_ROWS} rows")
+    return pack(sequence, ordinal)
 
 
 def bulk_batch(effect: records.BulkInsert) -> pa.RecordBatch:

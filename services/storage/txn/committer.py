@@ -9,20 +9,30 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import structlog
 
 from orbit.kernel import records
 from orbit.kernel.clock import Clock
-from orbit.kernel.errors import DiskFull, LogUnavailable, OrbitError, SerializationFailure
+from orbit.kernel.errors import (
+    DiskFull,
+    LogCorrupt,
+    LogUnavailable,
+    NotLeader,
+    OrbitError,
+    OutcomeUnknown,
+    SerializationFailure,
+)
 from orbit.kernel.ids import pack
-from orbit.kernel.limits import GROUP_MAX_TRANSACTIONS, RECORD_TARGET_BYTES
+from orbit.kernel.limits import GROUP_MAX_TRANSACTIONS, LOG_MAX_PAYLOAD_BYTES, RECORD_TARGET_BYTES
 from orbit.kernel.records import Kind, Record
-from services.storage.log.interface import AppendRefused, AppendUnknown, Log, SlotTaken
+from services.storage.log.interface import AppendRefused, AppendUnknown, Entry, Log, RecordsTrimmed, SlotTaken
 from services.storage.state import State
+from services.storage.txn.large import LargeCommit, is_large
 from services.storage.txn.transaction import Transaction
 
 _log = structlog.get_logger(__name__)
@@ -31,6 +41,8 @@ Committed = Callable[[int | OrbitError], None]
 """Gets the LSN of the commit, or why it did not happen."""
 
 SETTLE_RETRY_S = 0.2
+ENVELOPE_RESERVE_BYTES = 16_384
+"""What the log's own headers may add to a record."""
 
 
 @dataclass(slots=True)
@@ -41,6 +53,8 @@ class _Item:
     transaction: Transaction | None
     body: Any
     done: Committed
+    effects: list[records.Effect] | None = None
+    """What a transaction's record holds when that is not simply its effects: the end of a large one."""
 
 
 class Committer:
@@ -73,7 +87,14 @@ class Committer:
 
     def commit(self, transaction: Transaction, done: Committed) -> None:
         """Enqueue a transaction's effects. `done` is called from the event loop, after they are applied or refused."""
+        if is_large(transaction):
+            LargeCommit(self, transaction, done).start()
+            return
         self._enqueue(_Item(Kind.GROUP, transaction, None, done))
+
+    def commit_effects(self, transaction: Transaction, effects: list[records.Effect], done: Committed) -> None:
+        """Enqueue the record that ends a large transaction."""
+        self._enqueue(_Item(Kind.GROUP, transaction, None, done, effects))
 
     def append(self, kind: Kind, body: Any, done: Committed) -> None:
         """Enqueue a record of its own, in order with the transactions."""
@@ -109,16 +130,52 @@ class Committer:
         if self._in_flight or not self._queue:
             return
         items = self._take(GROUP_MAX_TRANSACTIONS)
-        record, data = self._build(items)
+        try:
+            record, data = self._build(items)
+        except Exception as error:
+            # What a statement has accepted and the log cannot carry: it must not take its whole group along.
+            _log.exception("transactions cannot be encoded", transactions=len(items))
+            self._give_up(items, error)
+            return
         while len(data) > RECORD_TARGET_BYTES and len(items) > 1:
             # Rare: many large transactions at once. Give the second half back and try again.
             half = len(items) // 2
             self._queue.extendleft(reversed(items[half:]))
             items = items[:half]
             record, data = self._build(items)
+        if len(data) > RECORD_TARGET_BYTES and self._too_large(items[0], len(data)):
+            self._go_on()
+            return
         self._in_flight, self._record, self._data = items, record, data
         self._idle.clear()
         self._log.append(data, self._state.applied_sequence, self._appended)
+
+    def _too_large(self, item: _Item, size: int) -> bool:
+        """Take a record out of the way that is too large: a transaction goes in pieces. False: it just fits."""
+        if size <= LOG_MAX_PAYLOAD_BYTES - ENVELOPE_RESERVE_BYTES:
+            return False
+        if item.transaction is not None and item.effects is None:
+            LargeCommit(self, item.transaction, item.done).start()
+        else:
+            error = OrbitError(f"a log record of {size} bytes exceeds the limit", sqlstate="54000")
+            self._loop.call_soon(item.done, error)
+        return True
+
+    def _give_up(self, items: list[_Item], error: Exception) -> None:
+        """Answer items that cannot be encoded; those that can travel alone."""
+        for item in items:
+            if len(items) == 1:
+                message = f"the transaction cannot be logged: {error}"
+                self._loop.call_soon(item.done, OrbitError(message, sqlstate="XX000"))
+                continue
+            try:
+                self._build([item])
+            except Exception as own:
+                message = f"the transaction cannot be logged: {own}"
+                self._loop.call_soon(item.done, OrbitError(message, sqlstate="XX000"))
+            else:
+                self._queue.append(item)
+        self._go_on()
 
     def _take(self, limit: int) -> list[_Item]:
         queue = self._queue
@@ -137,7 +194,8 @@ class Committer:
             for item in items:
                 transaction = item.transaction
                 assert transaction is not None, "group items are transactions"
-                body.append(records.Transaction(transaction.id, list(transaction.effects()), transaction.origin))
+                effects = list(transaction.effects()) if item.effects is None else item.effects
+                body.append(records.Transaction(transaction.id, effects, transaction.origin))
         return self._envelope(first.kind, body)
 
     def _envelope(self, kind: Kind, body: Any) -> tuple[Record, bytes]:
@@ -176,7 +234,10 @@ class Committer:
         state = self._state
         assert sequence == state.applied_sequence + 1, "the log gave a sequence that was not expected"
         self._last_time_us = record.time_us + len(items)
-        state.apply(sequence, record, records.record_hash(self._data), decoded=False)
+        if not self._apply(sequence, record, self._data):
+            for item in items:
+                item.done(OutcomeUnknown("the commit is in the log and this node could not apply it"))
+            return
         self.groups += 1
         if record.kind == Kind.GROUP:
             self.transactions += len(items)
@@ -204,36 +265,61 @@ class Committer:
         for item in items:
             item.done(error)
 
+    def _apply(self, sequence: int, record: Record, data: bytes) -> bool:
+        """Apply an appended record. False: the state is broken now, and the reign over."""
+        try:
+            self._state.apply(sequence, record, records.record_hash(data), decoded=False)
+        except LogCorrupt as error:
+            _log.exception("the leader cannot apply its own record", sequence=sequence)
+            self.stop(NotLeader(str(error)))
+            self._lost(str(error))
+            return False
+        return True
+
     # Settling.
 
-    def _settle(self) -> None:
-        record, data = self._envelope(Kind.NOOP, None)
+    def _settle(self, noop: tuple[Record, bytes] | None = None) -> None:
+        """Try to win the slot. The NOOP is the same at each attempt: an earlier one may have landed meanwhile."""
+        noop = noop or self._envelope(Kind.NOOP, None)
+        record, data = noop
 
         def settled(outcome: int | BaseException) -> None:
             if isinstance(outcome, int):
-                items, self._in_flight, self._record = self._in_flight, [], None
-                self._last_time_us = record.time_us
-                self._state.apply(outcome, record, records.record_hash(data), decoded=False)
-                error = SerializationFailure("the commit did not reach the log, try again")
-                for item in items:
-                    item.done(error)
-                self._go_on()
+                self._settled_by_noop(outcome, record, data)
             elif isinstance(outcome, SlotTaken):
-                self._loop.create_task(self._read_slot(), name="settle-read-slot")
+                self._reading = self._loop.create_task(self._read_slot(record, data), name="settle-read-slot")
             else:
-                self._loop.call_later(SETTLE_RETRY_S, self._settle)
+                self._loop.call_later(SETTLE_RETRY_S, self._settle, noop)
 
         self._log.append(data, self._state.applied_sequence, settled)
 
-    async def _read_slot(self) -> None:
-        """The slot is taken, by our own record or by another leader's: read which."""
+    def _settled_by_noop(self, sequence: int, record: Record, data: bytes) -> None:
+        items, self._in_flight, self._record = self._in_flight, [], None
+        self._last_time_us = record.time_us
+        self._apply(sequence, record, data)
+        error = SerializationFailure("the commit did not reach the log, try again")
+        for item in items:
+            item.done(error)
+        self._go_on()
+
+    async def _read_slot(self, noop: Record, noop_data: bytes) -> None:
+        """The slot is taken, by our own record, by our NOOP, or by another leader's record: read which."""
         wanted = self._state.applied_sequence + 1
-        reader = self._log.read(wanted)
-        entry = await anext(aiter(reader))
+        while True:
+            try:
+                async with aclosing(cast(AsyncGenerator[Entry, None], self._log.read(wanted))) as reader:
+                    entry = await anext(reader)
+                break
+            except (OrbitError, LogCorrupt, RecordsTrimmed) as error:
+                _log.warning("cannot read the slot to be settled, trying again", sequence=wanted, reason=str(error))
+                await asyncio.sleep(SETTLE_RETRY_S)
+        if entry.data == noop_data:
+            self._settled_by_noop(wanted, noop, noop_data)
+            return
         items, record = self._in_flight, self._record
-        assert record is not None
+        assert record is not None and entry.sequence == wanted, "the log gives what was asked for"
         self._in_flight, self._record = [], None
-        if entry.sequence == wanted and entry.data == self._data:
+        if entry.data == self._data:
             self._applied(items, record, wanted)
         else:
             self._refused(items, SlotTaken(wanted))

@@ -161,7 +161,7 @@ class Transaction:
         return len(self._undo)
 
     def rollback_to(self, mark: int) -> None:
-        """Undo what was done since `savepoint` returned `mark`. Locks stay, as in PostgreSQL."""
+        """Undo what was done since `savepoint` returned `mark`. Locks stay until the transaction ends."""
         assert self._undo is not None, "a mark came from savepoint()"
         while len(self._undo) > mark:
             self._undo.pop()()
@@ -169,13 +169,19 @@ class Transaction:
     def effects(self) -> Iterator[records.Effect]:
         """Yield the effects to log, schema changes first, and only what differs from before.
 
-        An inserted row's place among the record's inserts decides its row id.
+        An inserted row's place among the record's inserts decides its row id. Rows of a table that this transaction
+        has dropped or truncated afterwards are not there any more.
         """
+        alive: set[int] | None = None
         if self.catalog_changes:
+            assert self.catalog is not None, "changes make a catalog"
+            alive = {table.storage_id for table in self.catalog.tables()}
             yield records.CatalogChanged(self.catalog_changes)
         if self.chunks:
             yield records.ChunksCommitted(self.chunks, self.chunk_digest.digest())
         for store, rows in self.writes.items():
+            if alive is not None and store.storage_id not in alive:
+                continue
             inserted: list[Row] = []
             for row_id, (before, after) in rows.items():
                 if row_id < 0:
