@@ -222,6 +222,33 @@ async def test_a_client_that_does_not_read_stops_the_rows(
     assert wire.count_rows(b"".join(received)) == parts * 1000 and session.held[-1] is False
 
 
+async def test_answers_to_a_pipeline_do_not_pile_up(client: RawClient, backend: ScriptedBackend) -> None:
+    """A client that asks much in one packet and reads nothing is not answered beyond what it may leave unread."""
+    client.send(parse("s", "select rows 5000") + (bind("", "s") + execute()) * 600 + SYNC)
+    session = backend.sessions[0]
+    ran = -1
+    while len(session.ran) > ran:  # until it stands still
+        ran = len(session.ran)
+        await asyncio.sleep(0.05)
+    assert 0 < ran < 400
+    received = 0
+    tail = b""
+    while not tail.endswith(wire.READY[IDLE]):
+        chunk = await asyncio.wait_for(client.reader.read(1 << 20), 10)
+        received += len(chunk)
+        tail = (tail + chunk)[-6:]
+    assert len(session.ran) == 600 and received > 600 * 5000 * 17
+
+
+async def test_a_long_pipeline_lets_others_have_their_turn(client: RawClient, connect: Connect) -> None:
+    other = await connect()
+    await other.log_in()
+    client.send(parse("s", "update x") + (bind("", "s") + execute()) * 5000 + SYNC)
+    await client.drain()
+    assert kinds(await other.query("select rows 1")) == "TDCZ"
+    assert kinds(await client.until("Z")) == "1" + "2C" * 5000 + "Z"
+
+
 async def test_a_client_that_goes_away_ends_its_session(client: RawClient, backend: ScriptedBackend) -> None:
     await client.query("begin")
     await client.close()

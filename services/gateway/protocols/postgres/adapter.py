@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from orbit.kernel.errors import OrbitError, TransactionAborted
 from services.gateway.protocols.postgres import wire
-from services.gateway.protocols.postgres.connection import Connection, Handlers
+from services.gateway.protocols.postgres.connection import LARGE_ANSWER_BYTES, Connection, Handlers
 from services.gateway.protocols.postgres.copy_in import CopyIn
 from services.gateway.protocols.postgres.state import Event, Phase
 from services.gateway.protocols.postgres.statements import USUAL_FORMATS, Deallocate, Portal, Prepared, deallocation
@@ -291,6 +291,8 @@ class PostgresConnection(Connection):
                 return
             self._pending = Pending.NOTHING
             self._out.append(answer)
+            if len(answer) > LARGE_ANSWER_BYTES:
+                self._flush()
         self._synced()
 
     def _on_parse(self, at: int, end: int) -> None:
@@ -369,6 +371,8 @@ class PostgresConnection(Connection):
             self._executed(answer)
         else:
             self._out.append(answer)
+            if len(answer) > LARGE_ANSWER_BYTES:
+                self._flush()
         if sync:
             self._synced()
 

@@ -37,6 +37,11 @@ DRAIN_ON_CLOSE_S: Final = 10.0
 LARGE_MESSAGE_BYTES: Final = 64 * 1024
 """An incomplete message past this is collected in parts: joining it at each arrival would cost its square."""
 
+MESSAGES_A_TURN: Final = 256
+"""Answers gathered for one write, and so messages that a pipeline may run before others get their turn."""
+LARGE_ANSWER_BYTES: Final = 64 * 1024
+"""An answer past this is written at once, not gathered: what is gathered stays below a few megabytes."""
+
 _SMALL: Final = frozenset(b"SHDCE")
 _LOST: Final = "terminating connection because of an internal error"
 
@@ -179,7 +184,7 @@ class Connection(asyncio.Protocol):
             return
         buffer, at = self._buffer, self._at
         size = len(buffer)
-        while size - at >= 5 and not self._waiting:
+        while size - at >= 5 and not self._waiting and not self._draining:
             kind = buffer[at]
             end = at + 1 + uint32_at(buffer, at + 1)[0]
             handler = self._handlers.get(kind)
@@ -196,8 +201,21 @@ class Connection(asyncio.Protocol):
                 log.exception("postgres message failed", kind=chr(kind))
                 self.fatal(OrbitError(_LOST))
             at = self._at
+            if len(self._out) > MESSAGES_A_TURN:
+                self._yield_turn()
         if self._out:
             self._flush()
+
+    def _yield_turn(self) -> None:
+        """A long pipeline: send what there is, and let other connections have the event loop."""
+        self._flush()
+        if not self._waiting:
+            self._waiting = True
+            self._loop.call_soon(self._take_turn)
+
+    def _take_turn(self) -> None:
+        self._waiting = False
+        self._resume()
 
     def _incomplete(self, kind: int, at: int, end: int, handler: Handler | None) -> None:
         """A message that is not whole yet, or never will be."""
