@@ -161,13 +161,35 @@ class Engine:
     # Stores.
 
     def store(self, transaction: Transaction | None, table: Table) -> TableStore:
-        """Return the rows of a table; of one that this transaction has created or truncated, its private ones."""
+        """Return the rows of a table; of one that this transaction has created or truncated, its private ones.
+
+        Raises 42P01 for a table that is gone, NotSupported for one that this transaction has given a unique index:
+        nothing looks keys up in an index before it is committed.
+        """
         store = self.state.stores.get(table.storage_id)
         if store is None:
-            assert transaction is not None, "only a transaction's own catalog names unknown storage"
-            store = transaction.private_stores.get(table.storage_id)
-            if store is None:
-                store = transaction.private_stores[table.storage_id] = TableStore(table)
+            return self._private_store(transaction, table)
+        if store.table is not table and any(index.unique and index.id not in store.indexes for index in table.indexes):
+            raise NotSupported(
+                f'using table "{table.name}" in the transaction that has given it a unique index is not supported'
+            )
+        return store
+
+    def store_to_define(self, transaction: Transaction, table: Table) -> TableStore:
+        """Return a table's rows for a statement that changes its definition, whatever that is by now."""
+        return self.state.stores.get(table.storage_id) or self._private_store(transaction, table)
+
+    def _private_store(self, transaction: Transaction | None, table: Table) -> TableStore:
+        catalog = None if transaction is None else transaction.catalog
+        known = None if catalog is None else catalog.objects.get(table.id)
+        if transaction is None or not isinstance(known, Table) or known.storage_id != table.storage_id:
+            raise OrbitError(f'relation "{table.name}" does not exist', sqlstate="42P01")
+        store = transaction.private_stores.get(table.storage_id)
+        if store is None or store.table.id != table.id:
+            # A rolled back CREATE TABLE gives its numbers to the next one.
+            store = transaction.private_stores[table.storage_id] = TableStore(table)
+        elif store.table is not table:
+            store.define(table)
         return store
 
     # Reading rows.
@@ -235,7 +257,11 @@ class Engine:
             return True
         if not store.row_locks.acquire(transaction, row_id, mode, wait=wait):
             return False
-        if transaction.snapshot is not None and store.changed_since(row_id, transaction.snapshot):
+        if (
+            transaction.snapshot is not None
+            and store.changed_since(row_id, transaction.snapshot)
+            and not (transaction.chunks and store.loaded_row(row_id, transaction.id) is not None)
+        ):
             raise SerializationFailure("could not serialize access due to concurrent update")
         return True
 
