@@ -26,6 +26,8 @@ log = structlog.get_logger()
 
 FIRST_BACKOFF_S: Final = 60.0
 LAST_BACKOFF_S: Final = 3600.0
+WAIT_POLL_S: Final = 1.0
+"""How soon a waiting migrator looks again, if its interval is longer."""
 WAIT_ERRORS: Final = (StoreUnavailable, NotLeader, LogUnavailable)
 """What goes away by itself: claims stay open, the loop tries again at its next turn."""
 
@@ -109,7 +111,8 @@ class Migrator:
         while True:
             progressed = await self._guarded_turn()
             if not progressed:
-                await asyncio.sleep(self._settings.interval_ms / 1000)
+                interval_s = self._settings.interval_ms / 1000
+                await asyncio.sleep(min(interval_s, WAIT_POLL_S) if self._trouble is not None else interval_s)
 
     def health(self) -> dict[str, Any]:
         """Return what `/health` tells about the migrator. Waiting for a store is no illness of this process."""
@@ -152,7 +155,9 @@ class Migrator:
             done = await self.turn()
         except WAIT_ERRORS as error:
             if self._trouble != error.message:
-                log.warning("migrator waits", reason=error.message, sqlstate=error.sqlstate)
+                # Every start and every change of leaders has a moment without one.
+                tell = log.info if isinstance(error, NotLeader) else log.warning
+                tell("migrator waits", reason=error.message, sqlstate=error.sqlstate)
             self._trouble = error.message
             return False
         except Exception:
