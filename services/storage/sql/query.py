@@ -11,7 +11,7 @@ from services.storage.sql.evaluate import EvaluationContext
 from services.storage.sql.scan.executor import OnDone, ScanExecutor, ScanHandle, ScanResult
 from services.storage.sql.scan.source import TableSource
 from services.storage.sql.small import SmallQuery, small_query
-from services.storage.sql.system_catalog import SystemCatalog
+from services.storage.sql.system_catalog.catalog import SystemCatalog
 
 
 class QueryRunner:

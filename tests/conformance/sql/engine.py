@@ -13,6 +13,7 @@ from services.storage.sql.parse import parse
 from services.storage.sql.query import QueryRunner
 from services.storage.sql.scan.executor import ScanExecutor
 from services.storage.sql.scan.results import encoding_types
+from services.storage.sql.system_catalog.catalog import SystemCatalog
 from tests.conformance.sql.reference import Answer, MemoryTables
 
 NOW_US = 1_700_000_000_000_000
@@ -22,7 +23,7 @@ _VIEWED = Oid.TEXT
 class Engine:
     def __init__(self, tables: MemoryTables) -> None:
         self.tables = tables
-        self.executor = ScanExecutor(threads=2)
+        self.executor = ScanExecutor(threads=2, system_tables=SystemCatalog())
         self.runner = QueryRunner(self.executor)
         self.context = EvaluationContext(
             now_us=NOW_US, user="postgres", session_user="postgres", database="postgres", catalog=tables.catalog,

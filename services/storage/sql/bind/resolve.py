@@ -67,6 +67,8 @@ def resolve_operator(overloads: Iterable[Signature], actual: Sequence[int]) -> C
     for candidate in spread:
         if candidate.args == exact:
             return candidate
+        if candidate.args == (ANYARRAY, ANYARRAY) and len(set(exact)) == 1 and is_array(exact[0]):
+            return candidate
     return _choose(spread, actual)
 
 

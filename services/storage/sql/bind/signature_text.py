@@ -363,6 +363,9 @@ pg_get_constraintdef oid bool -> text s
 pg_get_viewdef oid -> text s
 pg_get_viewdef oid bool -> text s
 pg_get_ruledef oid -> text s
+pg_get_ruledef oid bool -> text s
+pg_get_triggerdef oid -> text s
+pg_get_triggerdef oid bool -> text s
 pg_get_serial_sequence text text -> text s
 pg_get_function_identity_arguments,pg_get_function_result,pg_get_functiondef,pg_get_function_arguments oid -> text s
 pg_get_statisticsobjdef_columns oid -> text s
@@ -424,6 +427,7 @@ regexp_split_to_table text text -> text
 regexp_matches text text -> text[]
 regexp_matches text text text -> text[]
 string_to_table text text -> text
+pg_partition_ancestors regclass -> regclass s
 """
 
 AGGREGATES = """

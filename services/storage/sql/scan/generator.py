@@ -49,6 +49,8 @@ from services.storage.sql.scan.templates import TEMPLATES, part
 
 _STRINGS: Final = frozenset((Oid.TEXT, Oid.VARCHAR, Oid.NAME, Oid.BPCHAR, Oid.UUID, Oid.JSON, Oid.JSONB))
 _INTEGERS: Final = frozenset((Oid.INT2, Oid.INT4, Oid.INT8))
+_EACH_ROW: Final = frozenset(("nextval", "setval", "random", "gen_random_uuid", "set_config", "pg_sleep"))
+"""Functions whose every call counts. Other volatile ones are called once for a statement."""
 _NOT_CONSTANT: Final = (ColumnRef, AggregateCall, WindowCall, SubqueryExpr)
 
 
@@ -106,15 +108,14 @@ class Generator:
         for item in walk(node):
             if isinstance(item, _NOT_CONSTANT):
                 return node
-            if isinstance(item, FunctionCall) and item.signature.volatility == "v":
+            if isinstance(item, FunctionCall) and item.signature.name in _EACH_ROW:
                 return node
         return fold(node, self.running.parameters, self.context)
 
     def through_python(self, node: Expression) -> Piece:
         """Compute a node by the evaluator, over the SQL of the nodes below it."""
         operands = [item for item in children(node) if isinstance(item, Expression)]
-        if any(isinstance(item, FunctionCall) and item.signature.volatility == "v" for item in [node]):
-            assert isinstance(node, FunctionCall)
+        if isinstance(node, FunctionCall) and node.signature.name in _EACH_ROW:
             raise NotSupported(f"function {node.signature.name} in a query over tables is not supported")
         folded = [self.folded(item) for item in operands]
         variable = [(item, at) for at, item in enumerate(folded) if not isinstance(item, Const)]

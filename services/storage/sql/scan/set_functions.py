@@ -83,5 +83,6 @@ SET_FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
     "regexp_split_to_table(text,text)": _strict(lambda running, value, pattern: patterns.split(value, pattern)),
     "regexp_matches(text,text)": _strict(lambda running, value, pattern: patterns.matches(value, pattern)),
     "regexp_matches(text,text,text)": _strict(lambda running, value, p, flags: patterns.matches(value, p, flags)),
+    "pg_partition_ancestors(regclass)": _strict(lambda running, relation: ()),
     "string_to_table(text,text)": _strict(lambda running, value, separator: patterns.to_table(value, separator)),
 }

@@ -53,7 +53,7 @@ select distinct on (dept) dept, name from people order by dept, salary desc null
 select distinct dept, boss from people order by dept, boss;
 select dept, boss, count(*) from people group by rollup (dept, boss) order by dept, boss, 3;
 select dept, boss, count(*), grouping(dept, boss) from people group by cube (dept, boss) order by 4, 1, 2;
-select dept, sum(salary) from people group by grouping sets ((dept), ()) order by dept nulls last;
+select dept, sum(salary) from people group by grouping sets ((dept), ()) order by dept nulls last, 2;
 select extract(year from hired) as y, count(*) from people group by y order by y;
 select dept + 1, count(*) from people group by dept + 1 order by 1;
 select dept as d, count(*) as c from people group by d order by c desc, d;
