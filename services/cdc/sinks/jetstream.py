@@ -185,25 +185,26 @@ class EventStream:
         Raises StreamFull, Overtaken, StreamMissing; after any other error they may be stored, now or later.
         """
         batch = secrets.token_hex(11).encode()
-        last = len(messages) - 1
-        for number, message in enumerate(messages):
-            lines = [b"NATS/1.0\r\nNats-Batch-Id: %b\r\nNats-Batch-Sequence: %d\r\n" % (batch, number + 1)]
-            if number == 0:
-                lines.append(b"Nats-Expected-Last-Sequence: %d\r\n" % expected)
-            lines.append(message.headers)
-            if number < last:
-                lines.append(b"\r\n")
-                self._connection.publish(message.subject, message.body, b"", b"".join(lines))
-                continue
-            lines.append(b"Nats-Batch-Commit: 1\r\n\r\n")
-            reply = await self._connection.request(
-                message.subject.decode(), message.body, headers=b"".join(lines), timeout_s=ANSWER_TIMEOUT_S
-            )
-            answer = _decode_answer(reply.data)
-            if answer.error is not None:
-                raise _failure(answer.error)
-            if answer.stream != self.settings.name or answer.seq != expected + len(messages):
-                raise Overtaken(0, f"a batch landed at {answer.seq} of {answer.stream}")
+        first = b"NATS/1.0\r\nNats-Expected-Last-Sequence: %d\r\n" % expected
+        for number, message in enumerate(messages[:-1], 1):
+            head = first if number == 1 else b"NATS/1.0\r\n"
+            place = b"Nats-Batch-Id: %b\r\nNats-Batch-Sequence: %d\r\n" % (batch, number)
+            self._connection.publish(message.subject, message.body, b"", head + place + message.headers + b"\r\n")
+        # A message of its own needs no batch, which costs the server 2 ms more.
+        last = messages[-1]
+        if len(messages) == 1:
+            head = first + last.headers + b"\r\n"
+        else:
+            place = b"Nats-Batch-Id: %b\r\nNats-Batch-Sequence: %d\r\n" % (batch, len(messages))
+            head = b"NATS/1.0\r\n" + place + last.headers + b"Nats-Batch-Commit: 1\r\n\r\n"
+        reply = await self._connection.request(
+            last.subject.decode(), last.body, headers=head, timeout_s=ANSWER_TIMEOUT_S
+        )
+        answer = _decode_answer(reply.data)
+        if answer.error is not None:
+            raise _failure(answer.error)
+        if answer.stream != self.settings.name or answer.seq != expected + len(messages):
+            raise Overtaken(0, f"a batch landed at {answer.seq} of {answer.stream}")
 
     async def _call(self, request: str, body: dict[str, Any] | None) -> Any:
         payload = b"" if body is None else msgspec.json.encode(body)
