@@ -33,12 +33,8 @@ def ask(connection: psycopg.Connection[Any], sql: str) -> Answer:
         message = (result.error_field(psycopg.pq.DiagnosticField.MESSAGE_PRIMARY) or b"").decode()
         position = (result.error_field(psycopg.pq.DiagnosticField.STATEMENT_POSITION) or b"").decode()
         return Answer([], [], state, message, int(position) if position else None)
-    columns = [
-        ((result.fname(at) or b"").decode(), result.ftype(at), result.fmod(at)) for at in range(result.nfields)
-    ]
-    rows = [
-        tuple(_text(result.get_value(row, at)) for at in range(result.nfields)) for row in range(result.ntuples)
-    ]
+    columns = [((result.fname(at) or b"").decode(), result.ftype(at), result.fmod(at)) for at in range(result.nfields)]
+    rows = [tuple(_text(result.get_value(row, at)) for at in range(result.nfields)) for row in range(result.ntuples)]
     return Answer(columns, rows)
 
 
@@ -51,8 +47,11 @@ class MemoryTables:
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self.rows: dict[str, pa.Table] = {}
-        objects: dict[int, Any] = {2200: Schema(id=2200, name="public", owner="postgres"), 10: Role(id=10, name="postgres", superuser=True)}
-        for (oid, name) in connection.execute(
+        objects: dict[int, Any] = {
+            2200: Schema(id=2200, name="public", owner="postgres"),
+            10: Role(id=10, name="postgres", superuser=True),
+        }
+        for oid, name in connection.execute(
             "select oid::int8, relname from pg_class where relnamespace = 'public'::regnamespace and relkind = 'r'"
         ).fetchall():
             table = self._table(connection, oid, name)
@@ -70,21 +69,25 @@ class MemoryTables:
             ).fetchall()
         )
         indexes = tuple(
-            Index(id=number, name=index, columns=tuple(int(part) for part in keys.split()), unique=True, primary=primary)
+            Index(
+                id=number, name=index, columns=tuple(int(part) for part in keys.split()), unique=True, primary=primary
+            )
             for number, index, keys, primary in connection.execute(
                 "select indexrelid::int8, indexrelid::regclass::text, indkey::text, indisprimary from pg_index "
                 "where indrelid = %s and indisunique",
                 (oid,),
             ).fetchall()
         )
-        return Table(id=oid, schema="public", name=name, columns=columns, storage_id=oid, owner="postgres", indexes=indexes)
+        return Table(
+            id=oid, schema="public", name=name, columns=columns, storage_id=oid, owner="postgres", indexes=indexes
+        )
 
     def _data(self, connection: psycopg.Connection[Any], table: Table) -> pa.Table:
         answer = ask(connection, f'select * from "{table.name}"')
         arrays = []
         for at, column in enumerate(table.columns):
             parse = text_parser(column.type)
-            values = [None if row[at] is None else parse(row[at]) for row in answer.rows]
+            values = [None if (text := row[at]) is None else parse(text) for row in answer.rows]
             arrays.append(storage_column(values, column.type))
         schema = pa.schema([(column.name, arrow_type(column.type)) for column in table.columns])
         return pa.table(arrays, schema=schema)

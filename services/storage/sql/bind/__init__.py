@@ -1,9 +1,9 @@
 """Parsed statements to bound trees: names, types and columns settled by PostgreSQL's rules.
 
-    bound = bind_select_statement(statement, BindContext(catalog), parameter_oids)
-    scope = table_scope(binder, table)             # a table's columns, for DML, CHECK and index expressions
-    expression = bind_expression(binder, scope, node)
-    value = bind_assignment(binder, scope, node, column)    # an expression as a column's value
+bound = bind_select_statement(statement, BindContext(catalog), parameter_oids)
+scope = table_scope(binder, table)             # a table's columns, for DML, CHECK and index expressions
+expression = bind_expression(binder, scope, node)
+value = bind_assignment(binder, scope, node, column)    # an expression as a column's value
 """
 
 from __future__ import annotations
@@ -40,9 +40,7 @@ from services.storage.sql.parse import Statement, parse
 MAX_RESULT_COLUMNS = 1664
 
 
-def bind_select_statement(
-    statement: Statement, context: BindContext, parameter_oids: Sequence[int] = ()
-) -> BoundQuery:
+def bind_select_statement(statement: Statement, context: BindContext, parameter_oids: Sequence[int] = ()) -> BoundQuery:
     """Bind a query statement. `parameter_oids` are the client's; 0 leaves a type open. Raises OrbitError."""
     assert statement.tree is not None
     binder = Binder(context, parameter_oids)
@@ -97,7 +95,9 @@ def describe(binder: Binder, query: Query) -> tuple[ColumnDescription, ...]:
     )
 
 
-def table_scope(binder: Binder, table: Table, alias: str | None = None, clause: str = "SELECT") -> tuple[Scope, TableRelation]:
+def table_scope(
+    binder: Binder, table: Table, alias: str | None = None, clause: str = "SELECT"
+) -> tuple[Scope, TableRelation]:
     """Return a scope in which the table's columns are visible, and the relation that their references name."""
     relation = TableRelation(
         binder.number(),
@@ -112,27 +112,27 @@ def table_scope(binder: Binder, table: Table, alias: str | None = None, clause: 
     return Scope(items=[item], clause=clause), relation
 
 
-def bind_expression(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def bind_expression(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     """Bind one expression; what is still untyped becomes text."""
     return binder.settled(expressions.bind(binder, scope, node))
 
 
-def bind_condition(binder: Binder, scope: Scope, node: exp.Expression, construct: str = "WHERE") -> Expression:
+def bind_condition(binder: Binder, scope: Scope, node: exp.Expr, construct: str = "WHERE") -> Expression:
     """Bind a boolean expression. Raises 42804 with the construct's name."""
     return expressions.bind_boolean(binder, scope, node, construct)
 
 
-def bind_assignment(binder: Binder, scope: Scope, node: exp.Expression, column: Column) -> Expression:
+def bind_assignment(binder: Binder, scope: Scope, node: exp.Expr, column: Column) -> Expression:
     """Bind an expression as a column's value, with the assignment cast and the column's modifier. Raises 42804."""
     value = expressions.bind(binder, scope, node)
     return coerce_for_assignment(binder.parameters, value, column.name, column.type, position_of(node))
 
 
-def parse_expression(text: str) -> exp.Expression:
+def parse_expression(text: str) -> exp.Expr:
     """Return the tree of an expression kept as text in the catalog (DEFAULT, CHECK, index predicate)."""
     tree = parse(f"SELECT {text}")[0].tree
     assert tree is not None
-    (only,) = tree.expressions
+    only: exp.Expr = tree.expressions[0]
     return only.this if isinstance(only, exp.Alias) else only
 
 

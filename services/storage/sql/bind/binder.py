@@ -19,12 +19,12 @@ from services.storage.sql.bind.resolve import (
     resolve_operator,
 )
 from services.storage.sql.bind.signatures import FUNCTIONS, OPERATORS, PREFIX_OPERATORS, Signature
-from services.storage.sql.bind.type_catalog import ANYNONARRAY
 from services.storage.sql.bind.tree import (
     Expression,
     FunctionCall,
     TableRelation,
 )
+from services.storage.sql.bind.type_catalog import ANYNONARRAY
 
 _RANK = {"i": 0, "s": 1, "v": 2}
 
@@ -104,9 +104,7 @@ class Binder:
         # A value already of the type keeps its modifier: functions do not care for it.
         return item if item.type.oid == wanted.oid else self.coerce(item, wanted, "i", position)
 
-    def function(
-        self, name: str, args: Sequence[Expression], position: int | None, kinds: str = "f"
-    ) -> FunctionCall:
+    def function(self, name: str, args: Sequence[Expression], position: int | None, kinds: str = "f") -> FunctionCall:
         """Bind a call of an ordinary function. Raises 42883, 42725."""
         candidate = self.resolve(name, args, position, kinds)
         converted, result = self.arguments(candidate, args, [position] * len(args))
@@ -124,11 +122,13 @@ class Binder:
             raise errors.undefined_function(name, types, position)
         return candidate
 
-    def refuse_unhandled(self, node: exp.Expression, *handled: str) -> None:
+    def refuse_unhandled(self, node: exp.Expr, *handled: str) -> None:
         """Raise NotSupported when the node carries something that its binding does not look at."""
         for key, value in node.args.items():
             if key not in handled and value not in (None, False, []):
-                raise errors.unsupported(f"{type(node).__name__.upper()} with {key.strip('_').replace('_', ' ').upper()}", node)
+                raise errors.unsupported(
+                    f"{type(node).__name__.upper()} with {key.strip('_').replace('_', ' ').upper()}", node
+                )
 
 
 def too_many_columns(name: str, limit: int, position: int | None) -> OrbitError:

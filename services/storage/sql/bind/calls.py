@@ -32,29 +32,27 @@ from services.storage.sql.bind.tree import (
     walk,
 )
 from services.storage.sql.bind.type_catalog import (
+    ALIASES,
     ANYARRAY,
     ANYELEMENT,
-    BOOL,
+    BY_NAME,
     INT4,
     INT8,
     TEXT,
     UNKNOWN,
-    BY_NAME,
-    ALIASES,
-    category,
     is_array,
 )
 
 SUBSCRIPT: Final = Signature("[]", (ANYARRAY, Oid.INT4), ANYELEMENT, "f", key="[](anyarray,int4)")
 
 
-def call_name(node: exp.Expression) -> str:
+def call_name(node: exp.Expr) -> str:
     """Return a call's function name, folded as an identifier is."""
     name = node.this if isinstance(node.this, str) else node.name
     return str(name).lower()
 
 
-def _args(binder: Binder, scope: Scope, nodes: list[exp.Expression]) -> list[Expression]:
+def _args(binder: Binder, scope: Scope, nodes: list[exp.Expr]) -> list[Expression]:
     for node in nodes:
         if isinstance(node, exp.Kwarg):
             raise errors.unsupported("named argument", node)
@@ -63,7 +61,7 @@ def _args(binder: Binder, scope: Scope, nodes: list[exp.Expression]) -> list[Exp
     return [expressions.bind(binder, scope, node) for node in nodes]
 
 
-def bind_call(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def bind_call(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     """Bind `name(arguments)`."""
     name = call_name(node)
     special = _SPECIAL.get(name)
@@ -73,7 +71,9 @@ def bind_call(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
     if "a" in kinds:
         return bind_aggregate(binder, scope, node, None, None)
     if "w" in kinds:
-        raise OrbitError(f"window function {name} requires an OVER clause", sqlstate="42809", position=position_of(node))
+        raise OrbitError(
+            f"window function {name} requires an OVER clause", sqlstate="42809", position=position_of(node)
+        )
     position = position_of(node)
     if "s" in kinds:
         raise errors.unsupported(f"set-returning function {name} inside an expression", node)
@@ -94,13 +94,13 @@ def _as_cast(binder: Binder, name: str, args: list[Expression], position: int | 
     return binder.coerce(args[0], SqlType(oid), "e", position)
 
 
-def _coalesce(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def _coalesce(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     args = _args(binder, scope, node.expressions)
     target, converted = unify(binder.parameters, args, "COALESCE", [position_of(item) for item in node.expressions])
     return Coalesce(target, tuple(converted))
 
 
-def _extreme(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def _extreme(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     name = call_name(node)
     args = _args(binder, scope, node.expressions)
     target, converted = unify(binder.parameters, args, name.upper(), [position_of(item) for item in node.expressions])
@@ -111,28 +111,28 @@ def _extreme(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
     return Extreme(target, name, tuple(converted), signature)
 
 
-def _nullif(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def _nullif(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     args = _args(binder, scope, node.expressions)
     if len(args) != 2:
-        raise OrbitError("syntax error at or near \")\"", sqlstate="42601", position=position_of(node))
+        raise OrbitError('syntax error at or near ")"', sqlstate="42601", position=position_of(node))
     signature, compared, _ = binder.operator_parts("=", args, position_of(node))
     left = compared[0] if args[0].type.oid == Oid.UNKNOWN else args[0]
     return NullIf(left.type, left, compared[0], compared[1], signature)
 
 
-def _grouping(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def _grouping(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     return GroupingCall(INT4, tuple(_args(binder, scope, node.expressions)))
 
 
-def _row(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def _row(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     raise errors.unsupported("row value", node)
 
 
-def _array_subquery(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def _array_subquery(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     return subqueries.bind_array(binder, scope, node.expressions[0])
 
 
-def _precise_keyword(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def _precise_keyword(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     target = {
         "current_timestamp": Oid.TIMESTAMPTZ,
         "localtimestamp": Oid.TIMESTAMP,
@@ -145,7 +145,7 @@ def _precise_keyword(binder: Binder, scope: Scope, node: exp.Expression) -> Expr
     return binder.coerce(binder.function("now", [], None), SqlType(target, min(int(digits), 6)), "e")
 
 
-def _concat(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def _concat(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     args = _args(binder, scope, node.expressions)
     # Each value goes in by its output function, as text; format keeps its template first.
     converted = [binder.coerce(item, TEXT, "e") if item.type.oid != Oid.TEXT else item for item in args]
@@ -163,21 +163,21 @@ BOOL_OUT: Final = Signature("boolout", (Oid.BOOL,), Oid.TEXT, "f", key="boolout(
 """Prints t and f, where the cast to text prints true and false."""
 
 
-def _typeof(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def _typeof(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     args = _args(binder, scope, node.expressions)
     if len(args) != 1:
         raise errors.undefined_function("pg_typeof", [item.type for item in args], position_of(node))
     return binder.function("pg_typeof", (args[0], Const(SqlType(Oid.OID), args[0].type.oid)), position_of(node))
 
 
-def _array_to_string(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def _array_to_string(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     args = _args(binder, scope, node.expressions)
     if args and is_array(args[0].type.oid):
         args[0] = binder.coerce(args[0], SqlType(1009), "e")
     return binder.function("array_to_string", args, position_of(node))
 
 
-def _interval(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def _interval(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     args = _args(binder, scope, node.expressions)
     if len(args) != 1:
         raise errors.unsupported("interval of this form", node)
@@ -208,31 +208,31 @@ _SPECIAL: Final = {
 # Special syntax
 
 
-def bind_extract(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def bind_extract(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     field = node.this.name.lower()
     value = expressions.bind(binder, scope, node.expression)
     return binder.function("extract", (Const(TEXT, field), value), position_of(node))
 
 
-def bind_substring(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def bind_substring(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     parts = [node.this, node.args.get("start"), node.args.get("length")]
     args = [expressions.bind(binder, scope, item) for item in parts if item is not None]
     return binder.function("substring", args, position_of(node))
 
 
-def bind_trim(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def bind_trim(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     place = str(node.args.get("position") or "BOTH").upper()
     name = {"BOTH": "btrim", "LEADING": "ltrim", "TRAILING": "rtrim"}[place]
     parts = [node.this, node.expression] if node.args.get("expression") is not None else [node.this]
     return binder.function(name, [expressions.bind(binder, scope, item) for item in parts], position_of(node))
 
 
-def bind_position(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def bind_position(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     args = [expressions.bind(binder, scope, node.this), expressions.bind(binder, scope, node.args["substr"])]
     return binder.function("position", args, position_of(node))
 
 
-def bind_overlay(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def bind_overlay(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     parts = [node.this, node.expression, node.args.get("from_"), node.args.get("for_")]
     args = [expressions.bind(binder, scope, item) for item in parts if item is not None]
     return binder.function("overlay", args, position_of(node))
@@ -241,7 +241,7 @@ def bind_overlay(binder: Binder, scope: Scope, node: exp.Expression) -> Expressi
 # Aggregates
 
 
-def bind_filter(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def bind_filter(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     inner = node.this
     if isinstance(inner, exp.WithinGroup):
         return bind_aggregate(binder, scope, inner.this, node.expression.this, inner.expression)
@@ -250,14 +250,14 @@ def bind_filter(binder: Binder, scope: Scope, node: exp.Expression) -> Expressio
     return bind_aggregate(binder, scope, inner, node.expression.this, None)
 
 
-def bind_within_group(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def bind_within_group(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     return bind_aggregate(binder, scope, node.this, None, node.expression)
 
 
-def _split_arguments(node: exp.Expression) -> tuple[list[exp.Expression], bool, list[exp.Expression]]:
+def _split_arguments(node: exp.Expr) -> tuple[list[exp.Expr], bool, list[exp.Expr]]:
     """Return a call's arguments, whether DISTINCT stands before them, and its ORDER BY."""
     nodes = list(node.expressions)
-    order: list[exp.Expression] = []
+    order: list[exp.Expr] = []
     distinct = False
     if nodes and isinstance(nodes[-1], exp.Order):
         last = nodes.pop()
@@ -274,7 +274,7 @@ def _split_arguments(node: exp.Expression) -> tuple[list[exp.Expression], bool, 
     return nodes, distinct, order
 
 
-def sort_keys(binder: Binder, scope: Scope, nodes: list[exp.Expression]) -> tuple[SortKey, ...]:
+def sort_keys(binder: Binder, scope: Scope, nodes: list[exp.Expr]) -> tuple[SortKey, ...]:
     keys: list[SortKey] = []
     for node in nodes:
         value = binder.settled(expressions.bind(binder, scope, node.this))
@@ -286,7 +286,7 @@ def sort_keys(binder: Binder, scope: Scope, nodes: list[exp.Expression]) -> tupl
 
 def require_order(binder: Binder, value: Expression, position: int | None) -> None:
     """Raise 42883 for a type without an ordering operator (json)."""
-    if value.type.oid in (Oid.JSON,):
+    if value.type.oid == Oid.JSON:
         raise OrbitError(
             "could not identify an ordering operator for type json",
             sqlstate="42883",
@@ -298,9 +298,9 @@ def require_order(binder: Binder, value: Expression, position: int | None) -> No
 def bind_aggregate(
     binder: Binder,
     scope: Scope,
-    node: exp.Expression,
-    condition: exp.Expression | None,
-    within_group: exp.Expression | None,
+    node: exp.Expr,
+    condition: exp.Expr | None,
+    within_group: exp.Expr | None,
 ) -> Expression:
     name = call_name(node)
     position = position_of(node)
@@ -319,24 +319,43 @@ def bind_aggregate(
     if len(nodes) == 1 and isinstance(nodes[0], exp.Star):
         nodes = []
         if name != "count":
-            raise OrbitError(f"{name}(*) specified, but {name} is not an aggregate function", sqlstate="42809", position=position)
+            raise OrbitError(
+                f"{name}(*) specified, but {name} is not an aggregate function", sqlstate="42809", position=position
+            )
     elif not nodes and name == "count":
-        raise OrbitError("count(*) must be used to call a parameterless aggregate function", sqlstate="42809", position=position)
+        raise OrbitError(
+            "count(*) must be used to call a parameterless aggregate function", sqlstate="42809", position=position
+        )
     args = _args(binder, inner, nodes)
     order = sort_keys(binder, inner, order_nodes)
     keys = sort_keys(binder, inner, within_group.expressions) if within_group is not None else ()
-    filtered = None if condition is None else expressions.bind_boolean(binder, replace(inner, clause="FILTER"), condition, "FILTER")
+    filtered = (
+        None
+        if condition is None
+        else expressions.bind_boolean(binder, replace(inner, clause="FILTER"), condition, "FILTER")
+    )
     candidate = binder.resolve(name, [*args, *(key.expression for key in keys)], position, "a")
     if bool(candidate.signature.ordered_set) != bool(keys):
-        raise OrbitError(f"WITHIN GROUP is required for ordered-set aggregate {name}" if not keys else
-                         f"{name} is not an ordered-set aggregate, so it cannot have WITHIN GROUP", sqlstate="42809", position=position)
+        raise OrbitError(
+            f"WITHIN GROUP is required for ordered-set aggregate {name}"
+            if not keys
+            else f"{name} is not an ordered-set aggregate, so it cannot have WITHIN GROUP",
+            sqlstate="42809",
+            position=position,
+        )
     actual = [*args, *(key.expression for key in keys)]
     converted, result = binder.arguments(candidate, actual, [position] * len(actual))
     keys = tuple(replace(key, expression=item) for key, item in zip(keys, converted[len(args) :], strict=True))
     arguments = tuple(_any_argument(binder, item) for item in converted[: len(args)])
     _check_distinct(distinct, order, arguments, position)
     call = AggregateCall(
-        _result_type(name, result, arguments), candidate.signature, arguments, distinct, keys or order, filtered, bool(keys)
+        _result_type(name, result, arguments),
+        candidate.signature,
+        arguments,
+        distinct,
+        keys or order,
+        filtered,
+        bool(keys),
     )
     _refuse_outer(scope, call, node)
     return call
@@ -363,7 +382,7 @@ def _check_distinct(
         )
 
 
-def _refuse_outer(scope: Scope, call: AggregateCall, node: exp.Expression) -> None:
+def _refuse_outer(scope: Scope, call: AggregateCall, node: exp.Expr) -> None:
     """An aggregate over outer columns only belongs to the outer query, which we do not do."""
     relations = {item.relation for item in walk(call) if isinstance(item, ColumnRef)}
     if relations and not relations & scope_relations(scope) and scope.items and scope.parent is not None:
@@ -387,7 +406,7 @@ def scope_relations(scope: Scope) -> set[int]:
 _BOUNDS: Final = {"UNBOUNDED": "unbounded", "CURRENT ROW": "current row"}
 
 
-def bind_window(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def bind_window(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     """Bind `call OVER (..)`."""
     binder.refuse_unhandled(node, "this", "partition_by", "order", "spec", "alias", "over")
     inner = node.this
@@ -398,7 +417,7 @@ def bind_window(binder: Binder, scope: Scope, node: exp.Expression) -> Expressio
         if scope.inside_aggregate:
             raise errors.grouping_error("aggregate function calls cannot contain window function calls", position)
         raise errors.not_allowed("window functions", scope.clause, "42P20", position)
-    condition: exp.Expression | None = None
+    condition: exp.Expr | None = None
     if isinstance(inner, exp.IgnoreNulls):
         raise errors.unsupported("IGNORE NULLS", node)
     if isinstance(inner, exp.Filter):
@@ -416,7 +435,7 @@ def bind_window(binder: Binder, scope: Scope, node: exp.Expression) -> Expressio
 
 
 def window_parts(
-    binder: Binder, level: Scope, scope: Scope, node: exp.Expression
+    binder: Binder, level: Scope, scope: Scope, node: exp.Expr
 ) -> tuple[tuple[Expression, ...], tuple[SortKey, ...], Frame | None]:
     """Bind PARTITION BY, ORDER BY and the frame of a window, with what it takes from a named one."""
     partition = tuple(
@@ -432,14 +451,18 @@ def window_parts(
         if named is None:
             raise OrbitError(f'window "{name}" does not exist', sqlstate="42704", position=position_of(base))
         if partition:
-            raise OrbitError(f'cannot override PARTITION BY clause of window "{name}"', sqlstate="42P20", position=position_of(base))
+            raise OrbitError(
+                f'cannot override PARTITION BY clause of window "{name}"', sqlstate="42P20", position=position_of(base)
+            )
         if order and named.order:
-            raise OrbitError(f'cannot override ORDER BY clause of window "{name}"', sqlstate="42P20", position=position_of(base))
+            raise OrbitError(
+                f'cannot override ORDER BY clause of window "{name}"', sqlstate="42P20", position=position_of(base)
+            )
         partition, order, frame = named.partition, order or named.order, frame or named.frame
     return partition, order, frame
 
 
-def _frame(binder: Binder, scope: Scope, spec: exp.Expression | None) -> Frame | None:
+def _frame(binder: Binder, scope: Scope, spec: exp.Expr | None) -> Frame | None:
     if spec is None:
         return None
     mode = str(spec.args["kind"]).lower()
@@ -461,7 +484,7 @@ def _frame(binder: Binder, scope: Scope, spec: exp.Expression | None) -> Frame |
 
 
 def _window_call(
-    binder: Binder, level: Scope, node: exp.Expression, condition: exp.Expression | None, position: int | None
+    binder: Binder, level: Scope, node: exp.Expr, condition: exp.Expr | None, position: int | None
 ) -> WindowCall:
     name = call_name(node)
     kinds = {item.kind for item in FUNCTIONS.get(name, ())}
@@ -482,9 +505,9 @@ def _window_call(
     filtered = None if condition is None else expressions.bind_boolean(binder, level, condition, "FILTER")
     candidate = binder.resolve(name, args, position, "aw")
     if filtered is not None and candidate.signature.kind == "w":
-        raise OrbitError("FILTER is not implemented for non-aggregate window functions", sqlstate="0A000", position=position)
+        raise OrbitError(
+            "FILTER is not implemented for non-aggregate window functions", sqlstate="0A000", position=position
+        )
     converted, result = binder.arguments(candidate, args, [position] * len(args))
     arguments = tuple(_any_argument(binder, item) for item in converted)
     return WindowCall(SqlType(result), candidate.signature, arguments, (), (), None, filtered)
-
-

@@ -52,7 +52,7 @@ class ParameterTypes:
     __slots__ = ("types",)
 
     def __init__(self, declared: Sequence[int]) -> None:
-        self.types: list[SqlType] = [SqlType(oid if oid else Oid.UNKNOWN) for oid in declared]
+        self.types: list[SqlType] = [SqlType(oid or Oid.UNKNOWN) for oid in declared]
 
     def type_of(self, index: int) -> SqlType:
         while len(self.types) <= index:

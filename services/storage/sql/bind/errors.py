@@ -16,7 +16,7 @@ _AGGREGATE_PLACES: Final = {
 }
 
 
-def position_of(node: exp.Expression | None) -> int | None:
+def position_of(node: exp.Expr | None) -> int | None:
     """Return where the node starts in the text, counted from 1, or None when no token below it is known."""
     best: int | None = None
     pending = [node] if node is not None else []
@@ -96,9 +96,7 @@ def ambiguous_operator(name: str, types: list[SqlType], position: int | None) ->
 
 
 def cannot_cast(source: SqlType, target: SqlType, position: int | None) -> OrbitError:
-    return OrbitError(
-        f"cannot cast type {_type(source)} to {_type(target)}", sqlstate="42846", position=position
-    )
+    return OrbitError(f"cannot cast type {_type(source)} to {_type(target)}", sqlstate="42846", position=position)
 
 
 def cannot_match(construct: str, left: SqlType, right: SqlType, position: int | None) -> OrbitError:
@@ -128,6 +126,6 @@ def not_allowed(what: str, clause: str, sqlstate: str, position: int | None) -> 
     )
 
 
-def unsupported(feature: str, node: exp.Expression | None = None) -> NotSupported:
+def unsupported(feature: str, node: exp.Expr | None = None) -> NotSupported:
     """Return the refusal of a feature, by its name."""
     return NotSupported(f"{feature} is not supported", position=position_of(node))

@@ -52,7 +52,7 @@ from services.storage.sql.bind.type_names import type_of
 MAX_PARAMETERS: Final = 65535
 
 
-def bind(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def bind(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     """Return the bound expression. Raises OrbitError with PostgreSQL's SQLSTATE, wording and position."""
     handler = _HANDLERS.get(type(node))
     if handler is None:
@@ -62,14 +62,14 @@ def bind(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
     return handler(binder, scope, node)
 
 
-def bind_boolean(binder: Binder, scope: Scope, node: exp.Expression, construct: str) -> Expression:
+def bind_boolean(binder: Binder, scope: Scope, node: exp.Expr, construct: str) -> Expression:
     return binder.boolean(bind(binder, scope, node), construct, position_of(node))
 
 
 # Literals and names
 
 
-def _literal(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def _literal(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     text = node.name
     if node.args.get("is_string"):
         return Const(UNKNOWN, text)
@@ -83,32 +83,32 @@ def _literal(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
     return Const(NUMERIC, parse_numeric(text))
 
 
-def _string(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def _string(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     return Const(UNKNOWN, node.name)
 
 
-def _adjacent_strings(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def _adjacent_strings(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     if not all(isinstance(item, exp.Literal) and item.is_string for item in node.expressions):
         raise errors.unsupported("CONCAT of this form", node)
     return Const(UNKNOWN, "".join(item.name for item in node.expressions))
 
 
-def _unicode_string(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def _unicode_string(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     text = node.name
     if "\\" not in text:
         return Const(UNKNOWN, text)
     raise errors.unsupported("U& string with escapes", node)
 
 
-def _null(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def _null(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     return Const(UNKNOWN, None)
 
 
-def _boolean(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def _boolean(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     return Const(BOOL, bool(node.this))
 
 
-def _parameter(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def _parameter(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     number = node.name
     if not number.isdigit() or not 1 <= int(number) <= MAX_PARAMETERS:
         raise OrbitError(f"there is no parameter ${number}", sqlstate="42P02", position=position_of(node))
@@ -119,10 +119,10 @@ def _parameter(binder: Binder, scope: Scope, node: exp.Expression) -> Expression
 _KEYWORD_FUNCTIONS: Final = frozenset(("user", "current_role", "current_schema", "current_catalog", "session_user"))
 
 
-def _column(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def _column(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     binder.refuse_unhandled(node, "this", "table", "db")
     if isinstance(node.this, exp.Star):
-        raise OrbitError("row expansion via \"*\" is not supported here", sqlstate="0A000", position=position_of(node))
+        raise OrbitError('row expansion via "*" is not supported here', sqlstate="0A000", position=position_of(node))
     name = identifier(node.this)
     position = position_of(node)
     table = node.args.get("table")
@@ -140,7 +140,7 @@ def _column(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
     raise errors.undefined_column(name, position)
 
 
-def _dot(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def _dot(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     if isinstance(node.this, exp.Identifier) and isinstance(node.expression, exp.Anonymous):
         schema = identifier(node.this)
         if schema != "pg_catalog":
@@ -158,7 +158,7 @@ def _dot(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
 # Operators
 
 
-_BINARY: Final[dict[type[exp.Expression], str]] = {
+_BINARY: Final[dict[type[exp.Expr], str]] = {
     exp.Add: "+",
     exp.Sub: "-",
     exp.Mul: "*",
@@ -174,7 +174,7 @@ _BINARY: Final[dict[type[exp.Expression], str]] = {
     exp.RegexpLike: "~",
     exp.RegexpILike: "~*",
 }
-COMPARISONS: Final[dict[type[exp.Expression], str]] = {
+COMPARISONS: Final[dict[type[exp.Expr], str]] = {
     exp.EQ: "=",
     exp.NEQ: "<>",
     exp.GT: ">",
@@ -183,7 +183,7 @@ COMPARISONS: Final[dict[type[exp.Expression], str]] = {
     exp.LTE: "<=",
 }
 _NEGATED: Final = {"~": "!~", "~*": "!~*", "~~": "!~~", "~~*": "!~~*"}
-_MISSING_OPERATORS: Final[dict[type[exp.Expression], str]] = {
+_MISSING_OPERATORS: Final[dict[type[exp.Expr], str]] = {
     exp.ArrayContainsAll: "@>",
     exp.ArrayContainedBy: "<@",
     exp.ArrayOverlaps: "&&",
@@ -193,11 +193,11 @@ _MISSING_OPERATORS: Final[dict[type[exp.Expression], str]] = {
 }
 
 
-def _binary(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def _binary(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     name = _BINARY[type(node)]
     # Chains of one operator lean to the left; they are bound in a loop, so that their length costs no stack.
-    chain: list[exp.Expression] = []
-    current: exp.Expression = node
+    chain: list[exp.Expr] = []
+    current: exp.Expr = node
     while type(current) is type(node):
         chain.append(current)
         current = current.this
@@ -208,12 +208,12 @@ def _binary(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
     return left
 
 
-def operator_position(node: exp.Expression) -> int | None:
+def operator_position(node: exp.Expr) -> int | None:
     # sqlglot keeps no position for operators; the start of the left side is the nearest that we know.
     return position_of(node)
 
 
-def _comparison(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def _comparison(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     name = COMPARISONS[type(node)]
     left, right = node.this, node.expression
     if type(left) in COMPARISONS or type(right) in COMPARISONS:
@@ -225,21 +225,21 @@ def _comparison(binder: Binder, scope: Scope, node: exp.Expression) -> Expressio
     return compare(binder, name, bind(binder, scope, left), bind(binder, scope, right), operator_position(node))
 
 
-def _is_quantifier(node: exp.Expression) -> bool:
-    return isinstance(node, exp.Anonymous) and node.name.lower() in ("any", "some", "all") and len(node.expressions) == 1
+def _is_quantifier(node: exp.Expr) -> bool:
+    return (
+        isinstance(node, exp.Anonymous) and node.name.lower() in ("any", "some", "all") and len(node.expressions) == 1
+    )
 
 
 def compare(binder: Binder, name: str, left: Expression, right: Expression, position: int | None) -> Expression:
     return binder.operator(name, (left, right), position)
 
 
-def _is_row(node: exp.Expression) -> bool:
+def _is_row(node: exp.Expr) -> bool:
     return isinstance(node, exp.Tuple) or (isinstance(node, exp.Anonymous) and node.name.lower() == "row")
 
 
-def _quantified(
-    binder: Binder, scope: Scope, name: str, left: exp.Expression, right: exp.Expression
-) -> Expression:
+def _quantified(binder: Binder, scope: Scope, name: str, left: exp.Expr, right: exp.Expr) -> Expression:
     every = isinstance(right, exp.All) or right.name.lower() == "all"
     inner = right.expressions[0] if isinstance(right, exp.Anonymous) else right.this
     while isinstance(inner, exp.Paren):
@@ -274,7 +274,7 @@ def array_test(
     return ArrayTest(BOOL, converted[0], array, signature, every)
 
 
-def _like(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def _like(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     name = "~~" if isinstance(node, exp.Like) else "~~*"
     negate = bool(node.args.get("negate"))
     name = _NEGATED[name] if negate else name
@@ -284,7 +284,7 @@ def _like(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
     return binder.operator(name, (bind(binder, scope, node.this), bind(binder, scope, right)), operator_position(node))
 
 
-def _escape(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def _escape(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     like = node.this
     if not isinstance(like, exp.Like | exp.ILike):
         raise errors.unsupported("ESCAPE on this operator", node)
@@ -324,7 +324,7 @@ def _with_backslashes(pattern: str, escape: str) -> str:
     return "".join(parts)
 
 
-def _negative(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def _negative(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     operand = node.this
     while isinstance(operand, exp.Paren):
         operand = operand.this
@@ -335,24 +335,24 @@ def _negative(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
             return binder.operator("-", (number,), operator_position(node))
         value = -number.value
         if number.type.oid == Oid.NUMERIC and (value.as_tuple().exponent != 0 or not -(1 << 63) <= value < 1 << 63):
-            return Const(NUMERIC, value if value else abs(value))
+            return Const(NUMERIC, value or abs(value))
         whole = int(value)
         return Const(INT4 if -(1 << 31) <= whole < 1 << 31 else INT8, whole)
     return binder.operator("-", (bind(binder, scope, operand),), operator_position(node))
 
 
-def _prefix(name: str) -> Callable[[Binder, Scope, exp.Expression], Expression]:
-    def handle(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def _prefix(name: str) -> Callable[[Binder, Scope, exp.Expr], Expression]:
+    def handle(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
         return binder.operator(name, (bind(binder, scope, node.this),), operator_position(node))
 
     return handle
 
 
-def _cbrt(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def _cbrt(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     return binder.function("cbrt", (bind(binder, scope, node.this),), operator_position(node))
 
 
-def _json_arrow(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def _json_arrow(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     name = "->" if isinstance(node, exp.JSONExtract) else "->>"
     key = node.expression
     right: Expression
@@ -360,28 +360,32 @@ def _json_arrow(binder: Binder, scope: Scope, node: exp.Expression) -> Expressio
         last = key.expressions[-1]
         if len(key.expressions) != 2 or not isinstance(last, exp.JSONPathKey | exp.JSONPathSubscript):
             raise errors.unsupported(f"operator {name} with a path", node)
-        right = Const(INT4, int(last.this)) if isinstance(last, exp.JSONPathSubscript) else Const(UNKNOWN, str(last.this))
+        right = (
+            Const(INT4, int(last.this)) if isinstance(last, exp.JSONPathSubscript) else Const(UNKNOWN, str(last.this))
+        )
     else:
         right = bind(binder, scope, key)
     return binder.operator(name, (bind(binder, scope, node.this), right), operator_position(node))
 
 
-def _named_operator(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def _named_operator(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     name = str(node.args["operator"]).removeprefix("pg_catalog.")
-    return binder.operator(name, (bind(binder, scope, node.this), bind(binder, scope, node.expression)), operator_position(node))
+    return binder.operator(
+        name, (bind(binder, scope, node.this), bind(binder, scope, node.expression)), operator_position(node)
+    )
 
 
-def _missing_operator(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def _missing_operator(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     raise errors.unsupported(f"operator {_MISSING_OPERATORS[type(node)]}", node)
 
 
 # Logic
 
 
-def _and_or(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def _and_or(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     word = "and" if isinstance(node, exp.And) else "or"
-    leaves: list[exp.Expression] = []
-    pending: list[exp.Expression] = [node]
+    leaves: list[exp.Expr] = []
+    pending: list[exp.Expr] = [node]
     while pending:
         current = pending.pop()
         if type(current) is type(node):
@@ -401,18 +405,20 @@ def _and_or(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
 _FLIPPED: Final = (InList, NullTest, BoolTest, DistinctTest)
 
 
-def _not(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def _not(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     inner = node.this
     if isinstance(inner, exp.RegexpLike | exp.RegexpILike):
         name = _NEGATED[_BINARY[type(inner)]]
         right = inner.expression
         if isinstance(right, exp.Any | exp.All):
             return _quantified(binder, scope, name, inner.this, right)
-        return binder.operator(name, (bind(binder, scope, inner.this), bind(binder, scope, right)), operator_position(inner))
+        return binder.operator(
+            name, (bind(binder, scope, inner.this), bind(binder, scope, right)), operator_position(inner)
+        )
     return NotExpr(BOOL, bind_boolean(binder, scope, inner, "NOT"))
 
 
-def _is(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def _is(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     negated = bool(node.args.get("negate"))
     test = node.expression
     if isinstance(test, exp.Null):
@@ -425,7 +431,7 @@ def _is(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
     raise errors.unsupported(f"IS {test.sql('postgres').upper()}", node)
 
 
-def _distinct_from(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def _distinct_from(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     negated = isinstance(node, exp.NullSafeEQ)
     lefts = subqueries.row_items(node.this) or [node.this]
     rights = subqueries.row_items(node.expression) or [node.expression]
@@ -439,7 +445,7 @@ def _distinct_from(binder: Binder, scope: Scope, node: exp.Expression) -> Expres
     return tests[0] if len(tests) == 1 else BoolExpr(BOOL, "and" if negated else "or", tuple(tests))
 
 
-def _between(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def _between(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     position = operator_position(node)
     value = bind(binder, scope, node.this)
     low, high = bind(binder, scope, node.args["low"]), bind(binder, scope, node.args["high"])
@@ -456,7 +462,7 @@ def _between(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
     return within(low, high)
 
 
-def _in(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def _in(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     binder.refuse_unhandled(node, "this", "expressions", "query")
     query = node.args.get("query")
     if query is not None:
@@ -475,15 +481,18 @@ def _in(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
         return tests[0] if len(tests) == 1 else BoolExpr(BOOL, "or", tuple(tests))
     signature, converted, _ = binder.operator_parts("=", (unified[0], unified[1]), position)
     wanted = converted[1].type
-    members = tuple(binder.coerce(item, SqlType(wanted.oid), "i", position) if item.type.oid != wanted.oid else item for item in unified[1:])
+    members = tuple(
+        binder.coerce(item, SqlType(wanted.oid), "i", position) if item.type.oid != wanted.oid else item
+        for item in unified[1:]
+    )
     return InList(BOOL, converted[0], members, signature, False)
 
 
-def _case(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def _case(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     operand = bind(binder, scope, node.this) if node.this is not None else None
     conditions: list[Expression] = []
     results: list[Expression] = []
-    nodes: list[exp.Expression] = []
+    nodes: list[exp.Expr] = []
     for branch in node.args["ifs"]:
         if operand is None:
             conditions.append(bind_boolean(binder, scope, branch.this, "CASE/WHEN"))
@@ -504,7 +513,7 @@ def _case(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
 # Casts, arrays and special syntax
 
 
-def _cast(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def _cast(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     target = type_of(node.args["to"])
     inner = node.this
     position = position_of(node.args["to"])
@@ -516,7 +525,7 @@ def _cast(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
     return binder.coerce(value, target, "e", position_of(inner) if isinstance(value, Const) else position)
 
 
-def _interval(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def _interval(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     text = node.this
     if not (isinstance(text, exp.Literal) and text.is_string):
         raise errors.unsupported("INTERVAL of an expression", node)
@@ -530,7 +539,7 @@ def _interval(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
     return binder.coerce(Const(UNKNOWN, value), SqlType(Oid.INTERVAL), "e", position_of(node))
 
 
-def _array(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def _array(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     items = [bind(binder, scope, item) for item in node.expressions]
     if len(items) == 1 and isinstance(node.expressions[0], exp.Query):
         return subqueries.bind_array(binder, scope, node.expressions[0])
@@ -548,7 +557,7 @@ def _array(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
     return ArrayExpr(SqlType(array), tuple(converted))
 
 
-def _bracket(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def _bracket(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     array = bind(binder, scope, node.this)
     index = node.expressions[0] if len(node.expressions) == 1 else None
     if index is None or isinstance(index, exp.Slice) or not is_array(array.type.oid):
@@ -569,24 +578,24 @@ def _undo_shift(at: Expression) -> Expression:
     return at
 
 
-def _collate(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def _collate(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     name = node.expression.name if not isinstance(node.expression, exp.Dot) else node.expression.expression.name
     if name not in ("C", "POSIX", "default", "ucs_basic"):
         raise errors.unsupported(f'collation "{name}"', node)
     return binder.settled(bind(binder, scope, node.this))
 
 
-def _at_time_zone(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def _at_time_zone(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     args = (bind(binder, scope, node.args["zone"]), bind(binder, scope, node.this))
     return binder.function("timezone", args, position_of(node))
 
 
-def _paren(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def _paren(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     return bind(binder, scope, node.this)
 
 
-def _keyword(name: str) -> Callable[[Binder, Scope, exp.Expression], Expression]:
-    def handle(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def _keyword(name: str) -> Callable[[Binder, Scope, exp.Expr], Expression]:
+    def handle(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
         if node.this is not None:
             raise errors.unsupported(f"{name.upper()} with a precision", node)
         if name in ("current_date", "localtimestamp", "localtime"):
@@ -597,14 +606,14 @@ def _keyword(name: str) -> Callable[[Binder, Scope, exp.Expression], Expression]
     return handle
 
 
-def _refuse(feature: str) -> Callable[[Binder, Scope, exp.Expression], Expression]:
-    def handle(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def _refuse(feature: str) -> Callable[[Binder, Scope, exp.Expr], Expression]:
+    def handle(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
         raise errors.unsupported(feature, node)
 
     return handle
 
 
-def _default_keyword(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def _default_keyword(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     if node.name.upper() == "DEFAULT":
         raise OrbitError("DEFAULT is not allowed in this context", sqlstate="42601", position=position_of(node))
     raise errors.unsupported(f"keyword {node.name}", node)
@@ -615,7 +624,7 @@ def _text_of(binder: Binder, value: Expression) -> Expression:
     return value if converted is None else converted
 
 
-_HANDLERS: Final[dict[type[exp.Expression], Callable[[Binder, Scope, exp.Expression], Expression]]] = {
+_HANDLERS: Final[dict[type[exp.Expr], Callable[[Binder, Scope, exp.Expr], Expression]]] = {
     exp.Literal: _literal,
     exp.RawString: _string,
     exp.ByteString: _string,

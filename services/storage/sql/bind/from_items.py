@@ -47,7 +47,7 @@ def bind_from(binder: Binder, scope: Scope, node: exp.Select) -> FromItem | None
     if from_ is None:
         return None
     # A comma binds looser than JOIN: each comma starts a group that ON conditions cannot look out of.
-    groups: list[tuple[exp.Expression, list[exp.Expression]]] = [(from_.this, [])]
+    groups: list[tuple[exp.Expr, list[exp.Expr]]] = [(from_.this, [])]
     for join in node.args.get("joins") or ():
         plain = not any(join.args.get(key) for key in ("kind", "side", "method", "on", "using"))
         if plain:
@@ -68,13 +68,15 @@ def _refuse_duplicates(items: Sequence[ScopeItem], new: Sequence[ScopeItem]) -> 
     for item in new:
         if item.alias is None:
             continue
-        if any(alias == item.alias and (schema == item.schema or None in (schema, item.schema)) for schema, alias in known):
+        if any(
+            alias == item.alias and (schema == item.schema or None in (schema, item.schema)) for schema, alias in known
+        ):
             raise OrbitError(f'table name "{item.alias}" specified more than once', sqlstate="42712")
         known.add((item.schema, item.alias))
 
 
 def _bind_group(
-    binder: Binder, scope: Scope, before: list[ScopeItem], first: exp.Expression, joins: list[exp.Expression]
+    binder: Binder, scope: Scope, before: list[ScopeItem], first: exp.Expr, joins: list[exp.Expr]
 ) -> tuple[FromItem, list[ScopeItem]]:
     tree, names = _bind_item(binder, scope, before, first)
     for join in joins:
@@ -88,7 +90,7 @@ _Side = tuple[FromItem, list[ScopeItem]]
 
 
 def _bind_join(
-    binder: Binder, scope: Scope, before: list[ScopeItem], left: _Side, right: _Side, node: exp.Expression
+    binder: Binder, scope: Scope, before: list[ScopeItem], left: _Side, right: _Side, node: exp.Expr
 ) -> _Side:
     binder.refuse_unhandled(node, "this", "kind", "side", "method", "on", "using")
     kind_word = str(node.args.get("kind") or "")
@@ -102,7 +104,9 @@ def _bind_join(
         right_names = {column.name for item in right[1] for column in item.columns if not column.merged}
         names = [name for name in left_names if name in right_names]
         if not names:
-            return Join("cross" if kind == "inner" else kind, left[0], right[0], None if kind == "inner" else Const(BOOL, True)), [*left[1], *right[1]]
+            return Join(
+                "cross" if kind == "inner" else kind, left[0], right[0], None if kind == "inner" else Const(BOOL, True)
+            ), [*left[1], *right[1]]
     elif node.args.get("using"):
         names = [identifier(item if isinstance(item, exp.Identifier) else item.this) for item in node.args["using"]]
     if names is not None:
@@ -127,9 +131,7 @@ def _unmerged(items: list[ScopeItem], name: str, side: str) -> ScopeColumn:
     return found[0]
 
 
-def _join_using(
-    binder: Binder, kind: str, left: _Side, right: _Side, names: list[str], node: exp.Expression
-) -> _Side:
+def _join_using(binder: Binder, kind: str, left: _Side, right: _Side, names: list[str], node: exp.Expr) -> _Side:
     conditions: list[Expression] = []
     merged: list[ScopeColumn] = []
     for name in names:
@@ -148,7 +150,7 @@ def _join_using(
     return Join("inner" if kind == "cross" else kind, left[0], right[0], condition), items
 
 
-def _bind_item(binder: Binder, scope: Scope, before: list[ScopeItem], node: exp.Expression) -> _Side:
+def _bind_item(binder: Binder, scope: Scope, before: list[ScopeItem], node: exp.Expr) -> _Side:
     joins = node.args.get("joins") or []
     if isinstance(node, exp.Lateral):
         item = _lateral(binder, scope, before, node)
@@ -172,9 +174,7 @@ def _bind_item(binder: Binder, scope: Scope, before: list[ScopeItem], node: exp.
     return item
 
 
-def _bind_joins_of(
-    binder: Binder, scope: Scope, before: list[ScopeItem], item: _Side, joins: list[exp.Expression]
-) -> _Side:
+def _bind_joins_of(binder: Binder, scope: Scope, before: list[ScopeItem], item: _Side, joins: list[exp.Expr]) -> _Side:
     tree, names = item
     for join in joins:
         right, right_names = _bind_item(binder, scope, [*before, *names], join.this)
@@ -193,7 +193,7 @@ def _parenthesized_join(binder: Binder, scope: Scope, before: list[ScopeItem], n
     return tree, [ScopeItem(alias, None, None, visible)]
 
 
-def _alias(node: exp.Expression) -> tuple[str | None, list[str]]:
+def _alias(node: exp.Expr) -> tuple[str | None, list[str]]:
     alias = node.args.get("alias")
     if alias is None or alias.this is None:
         return None, [identifier(item) for item in alias.args.get("columns") or ()] if alias is not None else []
@@ -258,7 +258,7 @@ def _view(binder: Binder, view: View, alias: str, columns: list[str], schema: st
     )
 
 
-def _subquery(binder: Binder, scope: Scope, node: exp.Expression, lateral: list[ScopeItem] | None) -> _Side:
+def _subquery(binder: Binder, scope: Scope, node: exp.Expr, lateral: list[ScopeItem] | None) -> _Side:
     alias, columns = _alias(node)
     parent = scope.parent if lateral is None else Scope(parent=scope.parent, items=list(lateral))
     # Names of CTEs are visible inside, the relations beside it are not.
@@ -269,7 +269,9 @@ def _subquery(binder: Binder, scope: Scope, node: exp.Expression, lateral: list[
         raise OrbitError(
             f"{what} in FROM must have an alias",
             sqlstate="42601",
-            hint="For example, FROM (VALUES ...) [AS] foo." if what == "VALUES" else "For example, FROM (SELECT ...) [AS] foo.",
+            hint="For example, FROM (VALUES ...) [AS] foo."
+            if what == "VALUES"
+            else "For example, FROM (SELECT ...) [AS] foo.",
             position=position_of(node),
         )
     names = _renamed(inner.names, columns, alias)
@@ -294,8 +296,8 @@ def _function(
     binder: Binder,
     scope: Scope,
     before: list[ScopeItem],
-    call: exp.Expression,
-    node: exp.Expression,
+    call: exp.Expr,
+    node: exp.Expr,
     ordinality: bool,
 ) -> _Side:
     if isinstance(call, exp.Dot):
@@ -347,7 +349,7 @@ def set_function(
 
 
 def _unnest(
-    binder: Binder, scope: Scope, before: list[ScopeItem], node: exp.Expression, outer: exp.Expression | None = None
+    binder: Binder, scope: Scope, before: list[ScopeItem], node: exp.Expr, outer: exp.Expr | None = None
 ) -> _Side:
     if len(node.expressions) != 1:
         raise errors.unsupported("unnest of several arrays", node)
@@ -356,5 +358,3 @@ def _unnest(
     value = expressions.bind(binder, level, node.expressions[0])
     ordinality = bool(node.args.get("offset")) or bool(outer is not None and outer.args.get("ordinality"))
     return set_function(binder, "unnest", [value], alias, columns, ordinality, position_of(node))
-
-

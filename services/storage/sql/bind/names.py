@@ -9,7 +9,7 @@ from sqlglot import exp
 MAX_IDENTIFIER_BYTES: Final = 63
 
 
-def identifier(node: exp.Expression | None) -> str:
+def identifier(node: exp.Expr | None) -> str:
     """Return an identifier's name: folded to lower case unless quoted, cut to 63 bytes."""
     assert node is not None
     name = str(node.this) if isinstance(node, exp.Identifier) and node.args.get("quoted") else node.name.lower()

@@ -11,12 +11,12 @@ from services.storage.sql.bind.type_names import type_of
 UNNAMED = "?column?"
 
 
-def column_name(node: exp.Expression) -> str:
+def column_name(node: exp.Expr) -> str:
     """Return the name of an output column that has no alias."""
     return _name(node)[0]
 
 
-def _name(node: exp.Expression) -> tuple[str, int]:
+def _name(node: exp.Expr) -> tuple[str, int]:
     """Return the name and its strength: 0 none, 1 from a type or a construct, 2 from a name."""
     if isinstance(node, exp.Paren | exp.Collate | exp.Filter | exp.WithinGroup):
         return _name(node.this)
@@ -29,8 +29,7 @@ def _name(node: exp.Expression) -> tuple[str, int]:
     if isinstance(node, exp.Dot):
         return _name(node.expression)
     if isinstance(node, exp.Anonymous):
-        name = str(node.this)
-        return (name if name != name.upper() else name).lower(), 2
+        return str(node.this).lower(), 2
     if isinstance(node, exp.Cast):
         inner, strength = _name(node.this)
         return (inner, strength) if strength == 2 else (_type_label(node), 1)
@@ -50,12 +49,12 @@ def _name(node: exp.Expression) -> tuple[str, int]:
     return UNNAMED, 0
 
 
-def _type_label(node: exp.Expression) -> str:
+def _type_label(node: exp.Expr) -> str:
     oid = type_of(node.args["to"]).oid
     return internal_name(ELEMENT_OF.get(oid, oid))
 
 
-def _subquery_name(node: exp.Expression) -> tuple[str, int]:
+def _subquery_name(node: exp.Expr) -> tuple[str, int]:
     inner = node.this if isinstance(node, exp.Subquery) else node
     if isinstance(inner, exp.Select) and inner.expressions:
         first = inner.expressions[0]
@@ -65,7 +64,7 @@ def _subquery_name(node: exp.Expression) -> tuple[str, int]:
     return UNNAMED, 0
 
 
-_FIXED: dict[type[exp.Expression], str] = {
+_FIXED: dict[type[exp.Expr], str] = {
     exp.Exists: "exists",
     exp.Array: "array",
     exp.Extract: "extract",

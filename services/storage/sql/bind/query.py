@@ -32,7 +32,7 @@ from services.storage.sql.bind.tree import (
 from services.storage.sql.bind.type_catalog import INT8, display_name
 
 
-def bind_query(binder: Binder, parent: Scope | None, node: exp.Expression, settle: bool = True) -> Query:
+def bind_query(binder: Binder, parent: Scope | None, node: exp.Expr, settle: bool = True) -> Query:
     """Bind a query in a new level below `parent`. Unless `settle`, untyped literals stay untyped."""
     if isinstance(node, exp.Subquery):
         binder.refuse_unhandled(node, "this", "alias", "order", "limit", "offset", "with_")
@@ -80,7 +80,7 @@ def over(binder: Binder, inner: Query, types: Sequence[SqlType] | None = None) -
 # WITH
 
 
-def _bind_with(binder: Binder, scope: Scope, node: exp.Expression | None) -> tuple[Cte, ...]:
+def _bind_with(binder: Binder, scope: Scope, node: exp.Expr | None) -> tuple[Cte, ...]:
     if node is None:
         return ()
     recursive = bool(node.args.get("recursive"))
@@ -91,7 +91,9 @@ def _bind_with(binder: Binder, scope: Scope, node: exp.Expression | None) -> tup
         name = identifier(alias.this)
         columns = [identifier(column) for column in alias.args.get("columns") or ()]
         if name in {cte.name for cte in bound}:
-            raise OrbitError(f'WITH query name "{name}" specified more than once', sqlstate="42712", position=position_of(alias))
+            raise OrbitError(
+                f'WITH query name "{name}" specified more than once', sqlstate="42712", position=position_of(alias)
+            )
         body = item.this
         if not isinstance(body, exp.Query | exp.Values):
             raise errors.unsupported("data-modifying statement in WITH", item)
@@ -106,7 +108,7 @@ def _bind_with(binder: Binder, scope: Scope, node: exp.Expression | None) -> tup
     return tuple(bound)
 
 
-def _mentions(node: exp.Expression, name: str) -> bool:
+def _mentions(node: exp.Expr, name: str) -> bool:
     return any(
         isinstance(table.this, exp.Identifier) and identifier(table.this) == name and table.args.get("db") is None
         for table in node.find_all(exp.Table)
@@ -122,7 +124,7 @@ def _cte_names(name: str, columns: list[str], inner: Query) -> tuple[str, ...]:
     return (*columns, *inner.names[len(columns) :])
 
 
-def _recursive_cte(binder: Binder, scope: Scope, name: str, columns: list[str], body: exp.Expression) -> Cte:
+def _recursive_cte(binder: Binder, scope: Scope, name: str, columns: list[str], body: exp.Expr) -> Cte:
     if not isinstance(body, exp.Union) or body.args.get("order") or body.args.get("limit"):
         raise OrbitError(
             f'recursive query "{name}" does not have the form non-recursive-term UNION [ALL] recursive-term',
@@ -138,9 +140,7 @@ def _recursive_cte(binder: Binder, scope: Scope, name: str, columns: list[str], 
     converted = second
     for at, (have, want) in enumerate(zip(second.types, first.types, strict=True)):
         if have.oid != want.oid:
-            _, unified = unify(
-                binder.parameters, [Const(want, None), Const(have, None)], "UNION", [None, None]
-            )
+            _, unified = unify(binder.parameters, [Const(want, None), Const(have, None)], "UNION", [None, None])
             if unified[0].type.oid != want.oid:
                 raise OrbitError(
                     f'recursive query "{name}" column {at + 1} has type {display_name(want)} in non-recursive term '
@@ -157,7 +157,7 @@ def _recursive_cte(binder: Binder, scope: Scope, name: str, columns: list[str], 
 # Set operations and VALUES
 
 
-def _arm(node: exp.Expression) -> exp.Expression:
+def _arm(node: exp.Expr) -> exp.Expr:
     while isinstance(node, exp.Subquery | exp.Paren) and not any(
         node.args.get(key) for key in ("order", "limit", "offset", "with_")
     ):
@@ -169,7 +169,7 @@ def _set_operation(binder: Binder, scope: Scope, node: exp.SetOperation, settle:
     binder.refuse_unhandled(node, "this", "expression", "distinct", "order", "limit", "offset", "with_")
     # A long chain leans to the left: bound in a loop.
     chain: list[exp.SetOperation] = []
-    current: exp.Expression = node
+    current: exp.Expr = node
     while isinstance(current, exp.SetOperation) and (
         current is node or not any(current.args.get(key) for key in ("order", "limit", "offset", "with_"))
     ):
@@ -188,11 +188,13 @@ def _set_operation(binder: Binder, scope: Scope, node: exp.SetOperation, settle:
     return replace(left, order=order, limit=limit, offset=offset, with_ties=ties)
 
 
-def _unified(binder: Binder, operator: str, node: exp.Expression, left: Query, right: Query) -> SetOperation:
+def _unified(binder: Binder, operator: str, node: exp.Expr, left: Query, right: Query) -> SetOperation:
     word = operator.upper()
     if len(left.types) != len(right.types):
         raise OrbitError(
-            f"each {word} query must have the same number of columns", sqlstate="42601", position=position_of(node.expression)
+            f"each {word} query must have the same number of columns",
+            sqlstate="42601",
+            position=position_of(node.expression),
         )
     lefts, rights = _visible(left), _visible(right)
     types: list[SqlType] = []
@@ -202,7 +204,11 @@ def _unified(binder: Binder, operator: str, node: exp.Expression, left: Query, r
         )
         types.append(target)
     return _combine(
-        binder, operator, not node.args.get("distinct"), _converted(binder, left, types), _converted(binder, right, types)
+        binder,
+        operator,
+        not node.args.get("distinct"),
+        _converted(binder, left, types),
+        _converted(binder, right, types),
     )
 
 
@@ -271,7 +277,7 @@ def _values(binder: Binder, scope: Scope, node: exp.Values, settle: bool) -> Que
 
 
 def order_by_output(
-    binder: Binder, query: Query, node: exp.Expression | None, operation: exp.Expression | None
+    binder: Binder, query: Query, node: exp.Expr | None, operation: exp.Expr | None
 ) -> tuple[tuple[int, bool, bool], ...]:
     """Bind ORDER BY that may only name output columns."""
     if node is None:
@@ -295,7 +301,7 @@ def order_by_output(
     return tuple(keys)
 
 
-def output_position(targets: Sequence[Target], node: exp.Expression, clause: str) -> int | None:
+def output_position(targets: Sequence[Target], node: exp.Expr, clause: str) -> int | None:
     """Return the target that a bare name or a number stands for; None when it is neither."""
     if isinstance(node, exp.Literal) and not node.is_string:
         visible = sum(1 for target in targets if not target.hidden)
@@ -303,7 +309,9 @@ def output_position(targets: Sequence[Target], node: exp.Expression, clause: str
             raise OrbitError(f"non-integer constant in {clause}", sqlstate="42601", position=position_of(node))
         at = int(node.name)
         if not 1 <= at <= visible:
-            raise OrbitError(f"{clause} position {at} is not in select list", sqlstate="42P10", position=position_of(node))
+            raise OrbitError(
+                f"{clause} position {at} is not in select list", sqlstate="42P10", position=position_of(node)
+            )
         return at - 1
     if isinstance(node, exp.Literal | exp.Null | exp.Boolean) and clause != "DISTINCT ON":
         if not isinstance(node, exp.Literal) and clause == "ORDER BY":
@@ -320,9 +328,7 @@ def output_position(targets: Sequence[Target], node: exp.Expression, clause: str
     return None
 
 
-def bind_limit(
-    binder: Binder, scope: Scope, node: exp.Expression
-) -> tuple[Expression | None, Expression | None, bool]:
+def bind_limit(binder: Binder, scope: Scope, node: exp.Expr) -> tuple[Expression | None, Expression | None, bool]:
     """Bind LIMIT, OFFSET and FETCH FIRST."""
     limit_node, offset_node = node.args.get("limit"), node.args.get("offset")
     level = Scope(parent=scope.parent, items=scope.items, clause="LIMIT")
@@ -340,7 +346,11 @@ def bind_limit(
         binder.refuse_unhandled(limit_node, "expression")
         if not (isinstance(value, exp.Var) and value.name.upper() == "ALL"):
             limit = expressions.bind(binder, level, value)
-    offset = None if offset_node is None else expressions.bind(binder, replace(level, clause="OFFSET"), offset_node.expression)
+    offset = (
+        None
+        if offset_node is None
+        else expressions.bind(binder, replace(level, clause="OFFSET"), offset_node.expression)
+    )
     return _count(binder, limit, "LIMIT"), _count(binder, offset, "OFFSET"), ties
 
 
@@ -350,5 +360,3 @@ def _count(binder: Binder, value: Expression | None, clause: str) -> Expression 
     if any(isinstance(item, ColumnRef) for item in walk(value)):
         raise OrbitError(f"argument of {clause} must not contain variables", sqlstate="42P10")
     return binder.coerce(value, INT8, "a")
-
-

@@ -61,10 +61,7 @@ class Scope:
         scope: Scope | None = self
         while scope is not None:
             found = [
-                column
-                for item in scope.items
-                for column in item.columns
-                if column.name == name and not column.merged
+                column for item in scope.items for column in item.columns if column.name == name and not column.merged
             ]
             if len(found) > 1:
                 raise errors.ambiguous_column(name, position)
@@ -121,9 +118,7 @@ def hide(items: list[ScopeItem], names: frozenset[str]) -> list[ScopeItem]:
     return [
         replace(
             item,
-            columns=tuple(
-                replace(column, merged=True) if column.name in names else column for column in item.columns
-            ),
+            columns=tuple(replace(column, merged=True) if column.name in names else column for column in item.columns),
         )
         for item in items
     ]

@@ -57,16 +57,19 @@ def bind_select(binder: Binder, scope: Scope, node: exp.Select, settle: bool) ->
     having_node = node.args.get("having")
     having = None
     if having_node is not None:
-        having = expressions.bind_boolean(
-            binder, _level(scope, "HAVING", aggregates=True), having_node.this, "HAVING"
-        )
+        having = expressions.bind_boolean(binder, _level(scope, "HAVING", aggregates=True), having_node.this, "HAVING")
     distinct_node = node.args.get("distinct")
-    targets, order = _order(binder, level, node, targets, distinct_node is not None and distinct_node.args.get("on") is None)
+    targets, order = _order(
+        binder, level, node, targets, distinct_node is not None and distinct_node.args.get("on") is None
+    )
     if settle:
         targets = [replace(item, expression=binder.settled(item.expression)) for item in targets]
     distinct_on = _distinct_on(binder, level, distinct_node, targets, order)
-    aggregated = bool(group) or sets is not None or having is not None or any(
-        _contains(item.expression, AggregateCall) for item in targets
+    aggregated = (
+        bool(group)
+        or sets is not None
+        or having is not None
+        or any(_contains(item.expression, AggregateCall) for item in targets)
     )
     limit, offset, ties = query.bind_limit(binder, scope, node)
     if ties and not order:
@@ -123,7 +126,9 @@ def _targets(
         if isinstance(inner, exp.Star):
             binder.refuse_unhandled(inner)
             if not scope.items:
-                raise OrbitError("SELECT * with no tables specified is not valid", sqlstate="42601", position=position_of(inner))
+                raise OrbitError(
+                    "SELECT * with no tables specified is not valid", sqlstate="42601", position=position_of(inner)
+                )
             targets.extend(Target(column.name, column.expression) for column in scope.visible())
             continue
         if isinstance(inner, exp.Column) and isinstance(inner.this, exp.Star):
@@ -144,9 +149,7 @@ def _table_star(scope: Scope, node: exp.Column) -> list[Target]:
     return [Target(column.name, column.expression) for column in item.columns]
 
 
-def _set_returning(
-    binder: Binder, scope: Scope, node: exp.Expression, source: list[FromItem | None]
-) -> Expression | None:
+def _set_returning(binder: Binder, scope: Scope, node: exp.Expr, source: list[FromItem | None]) -> Expression | None:
     """Move a set-returning function of the select list into FROM, where it means the same for one such function."""
     call = node.expression if isinstance(node, exp.Dot) and isinstance(node.expression, exp.Anonymous) else node
     if isinstance(call, exp.Unnest):
@@ -179,7 +182,7 @@ def _group(
     level = _level(scope, "GROUP BY")
     found: list[Expression] = []
 
-    def position(item: exp.Expression) -> int:
+    def position(item: exp.Expr) -> int:
         value = _group_item(binder, level, item, targets)
         if value not in found:
             found.append(value)
@@ -189,7 +192,7 @@ def _group(
     special = False
     nodes = [*group.expressions]
     for key in ("grouping_sets", "cube", "rollup"):
-        nodes.extend(item for item in group.args.get(key) or () if isinstance(item, exp.Expression))
+        nodes.extend(item for item in group.args.get(key) or () if isinstance(item, exp.Expr))
     for item in nodes:
         special = special or isinstance(item, exp.Rollup | exp.Cube | exp.GroupingSets)
         parts.append(_grouping_sets(item, position))
@@ -201,7 +204,7 @@ def _group(
     return found, sets
 
 
-def _grouping_sets(node: exp.Expression, position: Any) -> list[tuple[int, ...]]:
+def _grouping_sets(node: exp.Expr, position: Any) -> list[tuple[int, ...]]:
     if isinstance(node, exp.Rollup):
         keys = [_grouping_element(item, position) for item in node.expressions]
         return [tuple(at for key in keys[:n] for at in key) for n in range(len(keys), -1, -1)]
@@ -216,13 +219,13 @@ def _grouping_sets(node: exp.Expression, position: Any) -> list[tuple[int, ...]]
     return [_grouping_element(node, position)]
 
 
-def _grouping_element(node: exp.Expression, position: Any) -> tuple[int, ...]:
+def _grouping_element(node: exp.Expr, position: Any) -> tuple[int, ...]:
     if isinstance(node, exp.Tuple):
         return tuple(position(item) for item in node.expressions)
     return (position(node.this if isinstance(node, exp.Paren) else node),)
 
 
-def _group_item(binder: Binder, scope: Scope, node: exp.Expression, targets: list[Target]) -> Expression:
+def _group_item(binder: Binder, scope: Scope, node: exp.Expr, targets: list[Target]) -> Expression:
     if isinstance(node, exp.Column) and node.args.get("table") is None:
         # A name is an input column first and an output name second: the opposite of ORDER BY.
         column = _own_column(scope, identifier(node.this), position_of(node))
@@ -300,7 +303,9 @@ def _find_position(node: exp.Select, name: str) -> int | None:
             continue
         for column in part.find_all(exp.Column):
             inside = column.find_ancestor(exp.Anonymous)
-            aggregate = inside is not None and any(item.kind == "a" for item in FUNCTIONS.get(calls.call_name(inside), ()))
+            aggregate = inside is not None and any(
+                item.kind == "a" for item in FUNCTIONS.get(calls.call_name(inside), ())
+            )
             if isinstance(column.this, exp.Identifier) and identifier(column.this) == name and not aggregate:
                 return position_of(column)
     return None
@@ -352,7 +357,7 @@ def _order(
 def _distinct_on(
     binder: Binder,
     scope: Scope,
-    node: exp.Expression | None,
+    node: exp.Expr | None,
     targets: list[Target],
     order: list[tuple[int, bool, bool]],
 ) -> list[Expression]:
@@ -367,7 +372,11 @@ def _distinct_on(
             found.append(value)
     leading = [targets[at].expression for at, _, _ in order[: len(found)]]
     if any(item not in found for item in leading):
-        raise OrbitError("SELECT DISTINCT ON expressions must match initial ORDER BY expressions", sqlstate="42P10", position=position_of(on))
+        raise OrbitError(
+            "SELECT DISTINCT ON expressions must match initial ORDER BY expressions",
+            sqlstate="42P10",
+            position=position_of(on),
+        )
     return found
 
 
@@ -375,9 +384,20 @@ def _locks(scope: Scope, node: exp.Select, bound: Select) -> tuple[RowLock, ...]
     found: list[RowLock] = []
     for lock in node.args.get("locks") or ():
         key, update, wait = bool(lock.args.get("key")), bool(lock.args.get("update")), lock.args.get("wait")
-        strength = {(True, False): "update", (True, True): "no key update", (False, False): "share", (False, True): "key share"}[update, key]
+        strength = {
+            (True, False): "update",
+            (True, True): "no key update",
+            (False, False): "share",
+            (False, True): "key share",
+        }[update, key]
         if bound.aggregated or bound.distinct or bound.distinct_on:
-            what = "DISTINCT clause" if bound.distinct or bound.distinct_on else "GROUP BY clause" if bound.group else "aggregate functions"
+            what = (
+                "DISTINCT clause"
+                if bound.distinct or bound.distinct_on
+                else "GROUP BY clause"
+                if bound.group
+                else "aggregate functions"
+            )
             raise OrbitError(f"FOR {strength.upper()} is not allowed with {what}", sqlstate="0A000")
         numbers: list[int] = []
         for table in lock.expressions:
@@ -393,5 +413,3 @@ def _locks(scope: Scope, node: exp.Select, bound: Select) -> tuple[RowLock, ...]
             numbers = [item.relation.number for item in scope.items if isinstance(item.relation, TableRelation)]
         found.append(RowLock(strength, tuple(numbers), {None: "wait", False: "skip", True: "nowait"}.get(wait, "wait")))
     return tuple(found)
-
-

@@ -50,8 +50,6 @@ def signature_key(name: str, args: tuple[int, ...]) -> str:
     return f"{name}({','.join(_oid_name(oid) for oid in args)})"
 
 
-
-
 def _read(text: str, kind: str) -> Iterator[Signature]:
     """Read lines of `name args.. -> result flags`; a name list is separated by `,`.
 

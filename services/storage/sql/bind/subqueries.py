@@ -15,22 +15,22 @@ from services.storage.sql.bind.tree import BoolExpr, Const, Expression, NotExpr,
 from services.storage.sql.bind.type_catalog import BOOL, array_of
 
 
-def _inner(binder: Binder, scope: Scope, node: exp.Expression) -> Query:
+def _inner(binder: Binder, scope: Scope, node: exp.Expr) -> Query:
     return query.bind_query(binder, scope, node)
 
 
-def bind_scalar(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def bind_scalar(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     inner = _inner(binder, scope, node)
     if len(inner.types) != 1:
         raise OrbitError("subquery must return only one column", sqlstate="42601", position=position_of(node))
     return SubqueryExpr(inner.types[0], "scalar", inner)
 
 
-def bind_exists(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def bind_exists(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     return SubqueryExpr(BOOL, "exists", _inner(binder, scope, node.this))
 
 
-def bind_array(binder: Binder, scope: Scope, node: exp.Expression) -> Expression:
+def bind_array(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     inner = _inner(binder, scope, node)
     if len(inner.types) != 1:
         raise OrbitError("subquery must return only one column", sqlstate="42601", position=position_of(node))
@@ -40,9 +40,7 @@ def bind_array(binder: Binder, scope: Scope, node: exp.Expression) -> Expression
     return SubqueryExpr(SqlType(array), "array", inner)
 
 
-def bind_quantified(
-    binder: Binder, scope: Scope, name: str, left: exp.Expression, node: exp.Expression, every: bool
-) -> Expression:
+def bind_quantified(binder: Binder, scope: Scope, name: str, left: exp.Expr, node: exp.Expr, every: bool) -> Expression:
     """Bind `left operator ANY (query)`, which IN is for `=`."""
     while isinstance(left, exp.Paren):
         left = left.this
@@ -62,12 +60,10 @@ def bind_quantified(
         signatures.append(signature)
         converted.append(pair[0])
         casts.append(pair[1].type)
-    return SubqueryExpr(
-        BOOL, "all" if every else "any", inner, tuple(converted), tuple(signatures), tuple(casts)
-    )
+    return SubqueryExpr(BOOL, "all" if every else "any", inner, tuple(converted), tuple(signatures), tuple(casts))
 
 
-def row_items(node: exp.Expression) -> list[exp.Expression] | None:
+def row_items(node: exp.Expr) -> list[exp.Expr] | None:
     """Return the fields of (a, b) or ROW(a, b); None for anything else."""
     if isinstance(node, exp.Tuple):
         return list(node.expressions)
@@ -76,9 +72,7 @@ def row_items(node: exp.Expression) -> list[exp.Expression] | None:
     return None
 
 
-def compare_rows(
-    binder: Binder, scope: Scope, name: str, left: exp.Expression, right: exp.Expression
-) -> Expression:
+def compare_rows(binder: Binder, scope: Scope, name: str, left: exp.Expr, right: exp.Expr) -> Expression:
     """Bind (a, b) = (c, d) and the like as comparisons of their fields."""
     if isinstance(right, exp.Subquery | exp.Select):
         raise errors.unsupported("comparison of a row with a subquery", right)

@@ -40,7 +40,7 @@ MAX_NUMERIC_PRECISION: Final = 1000
 MAX_CHARACTERS: Final = 10485760
 
 
-def type_of(node: exp.Expression) -> SqlType:
+def type_of(node: exp.Expr) -> SqlType:
     """Return the type that a type node names. Raises 42704 for one that does not exist, 22023 for bad modifiers."""
     if isinstance(node, exp.ObjectIdentifier):
         return _named(node.name.lower(), node)
@@ -64,7 +64,7 @@ def type_of(node: exp.Expression) -> SqlType:
     return SqlType(oid, _pack(oid, modifiers, node))
 
 
-def undefined_type(name: str, node: exp.Expression) -> OrbitError:
+def undefined_type(name: str, node: exp.Expr) -> OrbitError:
     return OrbitError(f'type "{name}" does not exist', sqlstate="42704", position=errors.position_of(node))
 
 
@@ -72,14 +72,16 @@ def _user_defined(node: exp.DataType) -> SqlType:
     kind = node.args.get("kind")
     if isinstance(kind, exp.Dot) and isinstance(kind.this, exp.Identifier):
         if kind.this.name.lower() == "pg_catalog":
-            return _named(kind.expression.name if kind.expression.args.get("quoted") else kind.expression.name.lower(), node)
+            return _named(
+                kind.expression.name if kind.expression.args.get("quoted") else kind.expression.name.lower(), node
+            )
         raise undefined_type(f"{kind.this.name}.{kind.expression.name}", node)
     if isinstance(kind, exp.Identifier):
         return _named(kind.name if kind.args.get("quoted") else kind.name.lower(), node)
     raise undefined_type(node.sql("postgres"), node)
 
 
-def _named(name: str, node: exp.Expression) -> SqlType:
+def _named(name: str, node: exp.Expr) -> SqlType:
     if name in BY_NAME:
         return SqlType(BY_NAME[name].oid)
     if name in ALIASES:
@@ -89,14 +91,14 @@ def _named(name: str, node: exp.Expression) -> SqlType:
     raise undefined_type(name, node)
 
 
-def _modifier(node: exp.Expression) -> int:
+def _modifier(node: exp.Expr) -> int:
     inner = node.this if isinstance(node, exp.DataTypeParam) else node
     if isinstance(inner, exp.Literal) and not inner.is_string and inner.name.isdigit():
         return int(inner.name)
     raise OrbitError("type modifiers must be simple constants", sqlstate="42601", position=errors.position_of(node))
 
 
-def _pack(oid: int, modifiers: Sequence[int], node: exp.Expression) -> int:
+def _pack(oid: int, modifiers: Sequence[int], node: exp.Expr) -> int:
     def fail(message: str, sqlstate: str = "22023") -> OrbitError:
         return OrbitError(message, sqlstate=sqlstate, position=errors.position_of(node))
 

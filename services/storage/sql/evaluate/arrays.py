@@ -51,9 +51,13 @@ def _remove(array: Array | None, value: Any) -> Array | None:
 
 
 for _name, _test in (
-    ("=", lambda a, b: a == b), ("<>", lambda a, b: a != b), ("<", lambda a, b: _key(a) < _key(b)),
-    ("<=", lambda a, b: _key(a) <= _key(b)), (">", lambda a, b: _key(a) > _key(b)), (">=", lambda a, b: _key(a) >= _key(b)),
-):  # fmt: skip
+    ("=", lambda a, b: a == b),
+    ("<>", lambda a, b: a != b),
+    ("<", lambda a, b: _key(a) < _key(b)),
+    ("<=", lambda a, b: _key(a) <= _key(b)),
+    (">", lambda a, b: _key(a) > _key(b)),
+    (">=", lambda a, b: _key(a) >= _key(b)),
+):
     function(f"{_name}(anyarray,anyarray)")(_test)
 
 
@@ -76,5 +80,3 @@ def subscripts(array: Array, dimension: int) -> list[int]:
     if dimension != 1:
         return []
     return list(range(1, len(array) + 1))
-
-

@@ -14,6 +14,7 @@ from orbit.kernel.errors import NotSupported, OrbitError
 from orbit.kernel.types import Oid, SqlType
 from orbit.kernel.values import coerce_to, json_text
 from orbit.kernel.values.numbers import to_float32
+from orbit.kernel.values.zones import MICROS_PER_DAY
 from services.storage.sql.bind.type_catalog import ELEMENT_OF, REG_TYPES, display_name, is_array, is_binary_coercible
 from services.storage.sql.evaluate import dates, numerics, registered_names
 from services.storage.sql.evaluate.numbers import CHECKS, out_of_range
@@ -91,7 +92,9 @@ def _convert(source: int, target: int) -> Convert:
     if target in REG_TYPES and source in (*_STRINGS, Oid.UNKNOWN):
         return lambda context, value: registered_names.oid_of(context, target, value)
     if is_array(source) and is_array(target) and not is_binary_coercible(source, target):
-        element = _convert(ELEMENT_OF[source], ELEMENT_OF[target]) if ELEMENT_OF[source] != ELEMENT_OF[target] else _same
+        element = (
+            _convert(ELEMENT_OF[source], ELEMENT_OF[target]) if ELEMENT_OF[source] != ELEMENT_OF[target] else _same
+        )
         return lambda context, value: tuple(None if item is None else element(context, item) for item in value)
     return _through_text(source, target)
 
@@ -127,7 +130,7 @@ _ZONED: Final = frozenset((Oid.TIMESTAMPTZ, Oid.TIMESTAMP, Oid.DATE, Oid.TIME))
 
 
 def _to_integer(source: int, target: int) -> Convert | None:
-    check, shown = CHECKS[_INTEGERS[target]], _SHOWN[target]
+    check, shown = CHECKS[_INTEGERS[Oid(target)]], _SHOWN[Oid(target)]
     if source in _INTEGERS:
         return _plain(check)
     if source == Oid.NUMERIC:
@@ -176,7 +179,7 @@ def _to_oid(value: int) -> int:
 
 
 def _time_of_day(micros: int) -> int | None:
-    return None if micros in dates.TIMESTAMP_ENDS else micros % dates.MICROS_PER_DAY
+    return None if micros in dates.TIMESTAMP_ENDS else micros % MICROS_PER_DAY
 
 
 _SPECIAL: Final[dict[tuple[int, int], Convert]] = {
@@ -198,7 +201,7 @@ _SPECIAL: Final[dict[tuple[int, int], Convert]] = {
     (Oid.TIMESTAMPTZ, Oid.DATE): lambda context, value: dates.timestamp_to_date(dates.to_local(value, context.zone)),
     (Oid.TIMESTAMPTZ, Oid.TIME): lambda context, value: _time_of_day(dates.to_local(value, context.zone)),
     (Oid.TIME, Oid.INTERVAL): _plain(lambda value: (0, 0, value)),
-    (Oid.INTERVAL, Oid.TIME): _plain(lambda value: value[2] % dates.MICROS_PER_DAY),
+    (Oid.INTERVAL, Oid.TIME): _plain(lambda value: value[2] % MICROS_PER_DAY),
     (Oid.JSON, Oid.JSONB): _plain(json_text.parse_jsonb),
     (Oid.JSONB, Oid.JSON): _same,
 }

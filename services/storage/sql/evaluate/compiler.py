@@ -52,7 +52,9 @@ Evaluate = Callable[[Sequence[Sequence[Any]], Sequence[Any], EvaluationContext],
 
 MAX_BLOCKS: Final = 90
 """Python's limit on indentation is 100."""
-_HASHED: Final = frozenset((Oid.INT2, Oid.INT4, Oid.INT8, Oid.TEXT, Oid.VARCHAR, Oid.DATE, Oid.TIMESTAMP, Oid.UUID, Oid.OID))
+_HASHED: Final = frozenset(
+    (Oid.INT2, Oid.INT4, Oid.INT8, Oid.TEXT, Oid.VARCHAR, Oid.DATE, Oid.TIMESTAMP, Oid.UUID, Oid.OID)
+)
 
 
 def evaluator(expression: Expression, relations: Sequence[int] = ()) -> Evaluate:
@@ -341,5 +343,3 @@ _EMITTERS: Final[dict[type[Expression], Callable[[_Compiler, Any], str]]] = {
 def fold(expression: Expression, parameters: Sequence[Any], context: EvaluationContext) -> Const:
     """Return a constant expression's value. Raises what its evaluation raises."""
     return Const(expression.type, evaluator(expression)((), parameters, context))
-
-

@@ -477,10 +477,10 @@ def _numeric(part: tuple[int, int]) -> Decimal:
 
 
 def _double(part: tuple[int, int]) -> float:
-    return part[0] / 10 ** part[1]
+    return float(part[0] / 10 ** part[1])
 
 
-def _infinite(field: str, value: int, ends: tuple[int, int]) -> float | None | bool:
+def _infinite(field: str, value: int, ends: tuple[int, int]) -> float | bool | None:
     """Return the part of an infinite value: infinity for growing fields, NULL (None) for others; False when finite."""
     if value not in ends:
         return False

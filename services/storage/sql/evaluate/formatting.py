@@ -18,13 +18,28 @@ from services.storage.sql.evaluate.dates import TIMESTAMP_ENDS, Interval, from_l
 from services.storage.sql.evaluate.numerics import from_float, to_scale
 from services.storage.sql.evaluate.registry import function
 
-MONTHS: Final = "January February March April May June July August September October November December".split()
-DAYS: Final = "Sunday Monday Tuesday Wednesday Thursday Friday Saturday".split()
+MONTHS: Final = [
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+]
+DAYS: Final = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"]
 
 _PATTERNS: Final = (
-    "HH24", "HH12", "HH", "MI", "SSSSS", "SSSS", "SS", "MS", "US", "AM", "PM", "am", "pm", "A.M.", "P.M.", "a.m.", "p.m.",
+    "HH24", "HH12", "HH", "MI", "SSSSS", "SSSS", "SS", "MS", "US", "AM", "PM", "am", "pm", "A.M.", "P.M.", "a.m.",
+    "p.m.",
     "Y,YYY", "YYYY", "YYY", "YY", "Y", "IYYY", "IYY", "IY", "I", "MONTH", "Month", "month", "MON", "Mon", "mon", "MM",
-    "DAY", "Day", "day", "DY", "Dy", "dy", "DDD", "IDDD", "DD", "ID", "D", "WW", "W", "IW", "CC", "J", "Q", "TZH", "TZM",
+    "DAY", "Day", "day", "DY", "Dy", "dy", "DDD", "IDDD", "DD", "ID", "D", "WW", "W", "IW", "CC", "J", "Q", "TZH",
+    "TZM",
     "TZ", "tz", "OF", "BC", "AD", "B.C.", "A.D.", "RM", "rm", "FF1", "FF2", "FF3", "FF4", "FF5", "FF6",
 )  # fmt: skip
 _INSENSITIVE: Final = {pattern.lower(): pattern for pattern in _PATTERNS if pattern.upper() == pattern}
@@ -59,7 +74,9 @@ def _parse(picture: str) -> tuple[_Node, ...]:
             at += 2
         found = next((p for p in by_length if picture.startswith(p, at)), None)
         if found is None:
-            longest = max((key for key in _INSENSITIVE if picture[at : at + len(key)].lower() == key), key=len, default=None)
+            longest = max(
+                (key for key in _INSENSITIVE if picture[at : at + len(key)].lower() == key), key=len, default=None
+            )
             found = _INSENSITIVE[longest] if longest is not None else None
         if found is None:
             at = start
@@ -106,7 +123,8 @@ def _date_field(pattern: str, days: int, fill: bool) -> str | None:
         return _cased("A.D." if year > 0 else "B.C.", pattern)
     of_year = days - cal.days_from_civil(year, 1, 1) + 1
     numbers = {
-        "MM": (month, 2), "DD": (day, 2), "DDD": (of_year, 3), "D": ((days + 4) % 7 + 1, 1), "ID": ((days + 3) % 7 + 1, 1),
+        "MM": (month, 2), "DD": (day, 2), "DDD": (of_year, 3), "D": ((days + 4) % 7 + 1, 1),
+        "ID": ((days + 3) % 7 + 1, 1),
         "WW": ((of_year - 1) // 7 + 1, 2), "W": ((day - 1) // 7 + 1, 1), "IW": (iso_week(days)[1], 2),
         "CC": ((year + 99) // 100, 2), "J": (days + 2_440_588, 1), "Q": ((month + 2) // 3, 1),
     }  # fmt: skip
@@ -135,7 +153,8 @@ def _time_field(pattern: str, micros: int, fill: bool) -> str | None:
         return f"{fraction:06d}"[: int(upper[2])]
     numbers = {
         "HH24": (hours, 2), "HH12": ((hours + 11) % 12 + 1, 2), "HH": ((hours + 11) % 12 + 1, 2), "MI": (minutes, 2),
-        "SS": (seconds % 60, 2), "MS": (fraction // 1000, 3), "US": (fraction, 6), "SSSS": (seconds, 1), "SSSSS": (seconds, 1),
+        "SS": (seconds % 60, 2), "MS": (fraction // 1000, 3), "US": (fraction, 6), "SSSS": (seconds, 1),
+        "SSSSS": (seconds, 1),
     }  # fmt: skip
     if upper not in numbers:
         return None
@@ -209,7 +228,9 @@ def _interval_to_char(span: Interval, picture: str) -> str:
 # Numbers
 
 
-_PICTURE: Final = re.compile(r"(?P<fm>FM)?(?P<sign>S|MI)?(?P<body>[09,G]*(?:[.D][09]*)?)(?P<tail>S|MI|PR)?", re.IGNORECASE)
+_PICTURE: Final = re.compile(
+    r"(?P<fm>FM)?(?P<sign>S|MI)?(?P<body>[09,G]*(?:[.D][09]*)?)(?P<tail>S|MI|PR)?", re.IGNORECASE
+)
 
 
 def _number_to_char(value: Decimal, picture: str) -> str:
@@ -290,7 +311,8 @@ function("to_char(float8,text)")(lambda v, picture: _number_to_char(from_float(v
 
 _READERS: Final[dict[str, str]] = {
     "YYYY": r"(?P<year>\d{1,4})", "MM": r"(?P<month>\d{1,2})", "DD": r"(?P<day>\d{1,2})", "HH24": r"(?P<hour>\d{1,2})",
-    "HH12": r"(?P<hour12>\d{1,2})", "HH": r"(?P<hour12>\d{1,2})", "MI": r"(?P<minute>\d{1,2})", "SS": r"(?P<second>\d{1,2})",
+    "HH12": r"(?P<hour12>\d{1,2})", "HH": r"(?P<hour12>\d{1,2})", "MI": r"(?P<minute>\d{1,2})",
+    "SS": r"(?P<second>\d{1,2})",
     "MS": r"(?P<ms>\d{1,3})", "US": r"(?P<us>\d{1,6})", "AM": r"(?P<half>[AaPp][Mm])", "PM": r"(?P<half>[AaPp][Mm])",
     "MON": r"(?P<mon>[A-Za-z]{3})", "MONTH": r"(?P<mon>[A-Za-z]+)", "DDD": r"(?P<doy>\d{1,3})",
 }  # fmt: skip
@@ -326,7 +348,9 @@ def _read(text: str, picture: str, what: str) -> int:
     if found.get("hour12"):
         hour = number("hour12", 12) % 12 + (12 if (found.get("half") or "").lower() == "pm" else 0)
     minute, second = number("minute", 0), number("second", 0)
-    if not (1 <= month <= 12 and 1 <= day <= cal.days_in_month(year, month) and hour < 24 and minute < 60 and second < 60):
+    if not (
+        1 <= month <= 12 and 1 <= day <= cal.days_in_month(year, month) and hour < 24 and minute < 60 and second < 60
+    ):
         raise OrbitError(f'date/time field value out of range: "{text}"', sqlstate="22008")
     fraction = int((found.get("us") or "").ljust(6, "0") or 0) + int((found.get("ms") or "").ljust(3, "0") or 0) * 1000
     days = cal.days_from_civil(year, month, day)
@@ -339,4 +363,3 @@ function("to_date(text,text)")(lambda text, picture: _read(text, picture, "date"
 function("to_timestamp(text,text)", context=True)(
     lambda context, text, picture: from_local(_read(text, picture, "timestamp"), context.zone)
 )
-

@@ -110,10 +110,11 @@ def _gcd(left: int, right: int) -> int:
 
 for _name in ("int4", "int8"):
     function(f"gcd({_name},{_name})")(_checked(CHECKS[_name], _gcd))
-    function(f"lcm({_name},{_name})")(_checked(CHECKS[_name], lambda a, b: math.lcm(a, b)))
+    function(f"lcm({_name},{_name})")(_checked(CHECKS[_name], math.lcm))
 _register_integers()
 for _name in ("=", "<>", "<", "<=", ">", ">="):
-    for _type in ("oid,oid", "text,text", "name,name", "name,text", "text,name", "char,char", "bytea,bytea", "bool,bool",
+    for _type in ("oid,oid", "text,text", "name,name", "name,text", "text,name", "char,char", "bytea,bytea",
+    "bool,bool",
                   "date,date", "timestamp,timestamp", "timestamptz,timestamptz", "time,time", "uuid,uuid", "xid,xid",
                   "oidvector,oidvector"):  # fmt: skip
         INLINE[f"{_name}({_type})"] = f"({{0}} {_PYTHON.get(_name, _name)} {{1}})"

@@ -13,7 +13,8 @@ from typing import Any, Final
 
 from orbit.kernel.errors import OrbitError
 from orbit.kernel.values.numbers import EXACT, normal_numeric
-from services.storage.sql.evaluate.numbers import division_by_zero, log_domain, power as float_power
+from services.storage.sql.evaluate.numbers import division_by_zero, log_domain
+from services.storage.sql.evaluate.numbers import power as float_power
 from services.storage.sql.evaluate.registry import function, keys
 
 ZERO: Final = Decimal(0)
@@ -42,7 +43,7 @@ def to_scale(value: Decimal, scale: int, rounding: str = ROUND_HALF_UP) -> Decim
     if not value.is_finite():
         return value
     rounded = value.quantize(Decimal((0, (1,), -scale)), rounding=rounding, context=EXACT)
-    return rounded if rounded else Decimal((0, (0,), -scale))
+    return rounded or Decimal((0, (0,), -scale))
 
 
 def _finite(result: Decimal) -> Decimal:
@@ -153,7 +154,6 @@ function("floor(numeric)")(lambda v: to_scale(v, 0, ROUND_FLOOR))
 function("trunc(numeric)")(lambda v: to_scale(v, 0, ROUND_DOWN))
 function("round(numeric)")(lambda v: to_scale(v, 0))
 function("scale(numeric)")(scale_of)
-function("min_scale(numeric)")(lambda v: scale_of(trim_scale(v)))
 
 
 @function("trim_scale(numeric)")
@@ -162,6 +162,9 @@ def trim_scale(value: Decimal) -> Decimal:
         return value
     normal = value.normalize(context=EXACT)
     return to_scale(normal, max(scale_of(normal), 0))
+
+
+function("min_scale(numeric)")(lambda v: scale_of(trim_scale(v)))
 
 
 def _rounded(value: Decimal, digits: int, rounding: str) -> Decimal:
@@ -256,7 +259,9 @@ def log_of(base: Decimal, value: Decimal) -> Decimal:
     result = wide.divide(wide.ln(value), wide.ln(base))
     weight = result.adjusted() if result else 0
     estimate = int(math.log10(abs(float(result)))) if result else 0
-    scale = min(max(MIN_SIGNIFICANT - (estimate if estimate < 0 else weight), scale_of(base), scale_of(value), 0), MAX_SCALE)
+    scale = min(
+        max(MIN_SIGNIFICANT - (estimate if estimate < 0 else weight), scale_of(base), scale_of(value), 0), MAX_SCALE
+    )
     exact = _context(scale + 30)
     return to_scale(exact.divide(exact.ln(value), exact.ln(base)), scale)
 

@@ -86,9 +86,7 @@ def _translate(pattern: str) -> str:
                 parts.append(r"\B")
             elif following == "Z":
                 parts.append(r"\Z")
-            elif following in "123456789":
-                parts.append("\\" + following)
-            elif following in _SAME_ESCAPES and following not in "bB":
+            elif following in "123456789" or (following in _SAME_ESCAPES and following not in "bB"):
                 parts.append("\\" + following)
             else:
                 raise NotSupported(f"regular expression escape \\{following} is not supported")
@@ -243,7 +241,7 @@ def _groups(match: re.Match[str]) -> tuple[str | None, ...]:
 @function("regexp_match(text,text)", "regexp_match(text,text,text)")
 def _regexp_match(value: str, pattern: str, flags: str = "") -> tuple[str | None, ...] | None:
     if "g" in flags:
-        raise OrbitError("regexp_match() does not support the \"global\" option", sqlstate="22023")
+        raise OrbitError('regexp_match() does not support the "global" option', sqlstate="22023")
     found = regex(pattern, flags).search(value)
     return None if found is None else _groups(found)
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+Call = TypeVar("Call", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +23,10 @@ FUNCTIONS: Final[dict[str, Implementation]] = {}
 INLINE: Final[dict[str, str]] = {}
 
 
-def function(*keys: str, context: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def function(*keys: str, context: bool = False) -> Callable[[Call], Call]:
     """Register a function as the meaning of these signature keys."""
 
-    def register(call: Callable[..., Any]) -> Callable[..., Any]:
+    def register(call: Call) -> Call:
         for key in keys:
             assert key not in FUNCTIONS, key
             FUNCTIONS[key] = Implementation(call, context)

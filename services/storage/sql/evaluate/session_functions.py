@@ -24,7 +24,11 @@ function("pg_client_encoding()")(lambda: "UTF8")
 
 
 def _schemas(context: EvaluationContext) -> list[str]:
-    return [name for name in context.search_path if name == "pg_catalog" or context.catalog.schema(name) is not None or name == "public"]
+    return [
+        name
+        for name in context.search_path
+        if name == "pg_catalog" or context.catalog.schema(name) is not None or name == "public"
+    ]
 
 
 @function("current_schema()", context=True)
@@ -144,7 +148,10 @@ def _json_array_length(text: str) -> int:
     document = json.loads(text)
     if not isinstance(document, list):
         what = "an object" if isinstance(document, dict) else "a scalar"
-        raise OrbitError(f"cannot get array length of {what}" if what == "a scalar" else "cannot get array length of a non-array", sqlstate="22023")
+        raise OrbitError(
+            f"cannot get array length of {what}" if what == "a scalar" else "cannot get array length of a non-array",
+            sqlstate="22023",
+        )
     return len(document)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from sqlglot.tokens import Token, TokenType
+from sqlglot.tokenizer_core import Token, TokenType
 
 from orbit.kernel.errors import OrbitError
 from services.storage.sql.parse.errors import unsupported
@@ -233,7 +233,7 @@ def _copy(cursor: Cursor, inner: ParseInner) -> tuple[Kind, Command]:
 
 def _copy_options(cursor: Cursor) -> dict[str, str]:
     options: dict[str, str] = {}
-    bracketed = cursor.accept("with") and cursor.accept("(") or cursor.accept("(")
+    bracketed = (cursor.accept("with") and cursor.accept("(")) or cursor.accept("(")
     if bracketed:
         while True:
             name = cursor.name()
@@ -257,9 +257,9 @@ def _copy_options(cursor: Cursor) -> dict[str, str]:
             options["format"] = "binary"
         elif cursor.accept("header"):
             options["header"] = "true"
-        elif (name := cursor.accept_one("delimiter", "delimiters", "null", "quote", "escape", "encoding")) is not None:
+        elif (word := cursor.accept_one("delimiter", "delimiters", "null", "quote", "escape", "encoding")) is not None:
             cursor.accept("as")
-            options["delimiter" if name == "delimiters" else name] = cursor.string()
+            options["delimiter" if word == "delimiters" else word] = cursor.string()
         else:
             raise cursor.error()
     return options
@@ -275,8 +275,8 @@ def _explain(cursor: Cursor, inner: ParseInner) -> tuple[Kind, Command]:
                 break
         cursor.expect(")")
     else:
-        while (name := cursor.accept_one("analyze", "analyse", "verbose") or "") != "":
-            options["verbose" if name == "verbose" else "analyze"] = "true"
+        while (flag := cursor.accept_one("analyze", "analyse", "verbose")) is not None:
+            options["verbose" if flag == "verbose" else "analyze"] = "true"
     rest = cursor.tokens[cursor.at :]
     if not rest:
         raise cursor.error()

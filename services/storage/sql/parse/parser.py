@@ -14,7 +14,7 @@ from typing import Final
 from sqlglot import exp
 from sqlglot.dialects.postgres import Postgres
 from sqlglot.errors import ErrorLevel, ParseError, TokenError
-from sqlglot.tokens import Token, TokenType
+from sqlglot.tokenizer_core import Token, TokenType
 
 from orbit.kernel.errors import OrbitError, SyntaxProblem
 from services.storage.sql.parse.commands import parse_command
@@ -39,7 +39,7 @@ for _name in set(_PARSER.FUNCTION_PARSERS) - set(_SPECIAL_SYNTAX):
 # What sqlglot logs a warning for (text that it keeps as an opaque command) is refused here with an error.
 logging.getLogger("sqlglot").setLevel(logging.CRITICAL)
 
-_KINDS: Final[tuple[tuple[type[exp.Expression], Kind], ...]] = (
+_KINDS: Final[tuple[tuple[type[exp.Expr], Kind], ...]] = (
     (exp.Insert, Kind.INSERT),
     (exp.Update, Kind.UPDATE),
     (exp.Delete, Kind.DELETE),
@@ -99,7 +99,22 @@ def _renamed(token: Token, kind: TokenType, text: str) -> Token:
 
 
 _UNITS: Final = frozenset(
-    "year years month months day days hour hours minute minutes second seconds week weeks".split()
+    [
+        "year",
+        "years",
+        "month",
+        "months",
+        "day",
+        "days",
+        "hour",
+        "hours",
+        "minute",
+        "minutes",
+        "second",
+        "seconds",
+        "week",
+        "weeks",
+    ]
 )
 
 
@@ -178,13 +193,46 @@ def _empty(sql: str, at: int) -> Statement:
 
 
 _REFUSED: Final = frozenset(
-    "call close cluster declare do execute fetch import listen load move notify prepare reassign refresh reindex "
-    "security unlisten".split()
+    [
+        "call",
+        "close",
+        "cluster",
+        "declare",
+        "do",
+        "execute",
+        "fetch",
+        "import",
+        "listen",
+        "load",
+        "move",
+        "notify",
+        "prepare",
+        "reassign",
+        "refresh",
+        "reindex",
+        "security",
+        "unlisten",
+    ]
 )
 _OBJECTS: Final = {
-    "create": frozenset("table temp temporary unlogged global local index unique view schema sequence or".split()),
-    "alter": frozenset("table index view schema sequence".split()),
-    "drop": frozenset("table index view schema sequence".split()),
+    "create": frozenset(
+        [
+            "table",
+            "temp",
+            "temporary",
+            "unlogged",
+            "global",
+            "local",
+            "index",
+            "unique",
+            "view",
+            "schema",
+            "sequence",
+            "or",
+        ]
+    ),
+    "alter": frozenset(["table", "index", "view", "schema", "sequence"]),
+    "drop": frozenset(["table", "index", "view", "schema", "sequence"]),
 }
 
 
@@ -205,7 +253,7 @@ def _refuse_by_name(sql: str, tokens: Sequence[Token]) -> None:
         raise unsupported(f"{word} {second}".upper(), tokens[0].start + 1)
 
 
-def _parse_tree(sql: str, tokens: list[Token]) -> exp.Expression:
+def _parse_tree(sql: str, tokens: list[Token]) -> exp.Expr:
     parser = _DIALECT.parser(error_level=ErrorLevel.IMMEDIATE)
     try:
         trees = parser.parse(tokens, sql)
@@ -214,14 +262,19 @@ def _parse_tree(sql: str, tokens: list[Token]) -> exp.Expression:
     except RecursionError:
         raise too_complex("stack depth limit exceeded") from None
     tree = trees[0] if len(trees) == 1 else None
-    if not isinstance(tree, exp.Expression):
+    if not isinstance(tree, exp.Expr):
         raise syntax_error(sql, tokens[0].start, tokens[0].end)
     return tree
 
 
 def _token_error(sql: str, error: TokenError) -> SyntaxProblem:
     """The tokenizer stops only at a string, identifier or comment that does not end."""
-    for mark, what in (("'", "quoted string"), ('"', "quoted identifier"), ("/*", "/* comment"), ("$", "dollar-quoted string")):
+    for mark, what in (
+        ("'", "quoted string"),
+        ('"', "quoted identifier"),
+        ("/*", "/* comment"),
+        ("$", "dollar-quoted string"),
+    ):
         at = sql.rfind(mark)
         if at >= 0:
             near = sql[at:]
@@ -269,13 +322,15 @@ def _guard_nesting(tokens: Sequence[Token]) -> None:
 _CHAINS: Final = (exp.And, exp.Or, exp.Union, exp.Intersect, exp.Except)
 
 
-def _guard_depth(tree: exp.Expression) -> None:
+def _guard_depth(tree: exp.Expr) -> None:
     """Refuse a tree that is too deep. AND, OR and set operations chain to the left and are walked in loops."""
-    pending: list[tuple[exp.Expression, int]] = [(tree, 0)]
+    pending: list[tuple[exp.Expr, int]] = [(tree, 0)]
     while pending:
         node, depth = pending.pop()
         if depth > MAX_TREE_DEPTH:
             raise too_complex("stack depth limit exceeded")
         chained = isinstance(node, _CHAINS)
-        for child in node.iter_expressions():
-            pending.append((child, depth if chained and isinstance(child, type(node)) else depth + 1))
+        pending.extend(
+            (child, depth if chained and isinstance(child, type(node)) else depth + 1)
+            for child in node.iter_expressions()
+        )

@@ -124,7 +124,7 @@ class Statement:
     sql: str
     start: int
     end: int
-    tree: exp.Expression | None = None
+    tree: exp.Expr | None = None
     command: Command | None = None
 
     @property

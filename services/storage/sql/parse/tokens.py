@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlglot.tokens import Token, TokenType
+from sqlglot.tokenizer_core import Token, TokenType
 
 from orbit.kernel.errors import SyntaxProblem
 from services.storage.sql.parse.errors import syntax_error

@@ -74,7 +74,9 @@ def emit_window(generator: Generator, node: WindowCall) -> Piece:
     pieces = [generator.emit(item) for item in node.args]
     first = pieces[0]
     if first.type.oid == Oid.NUMERIC and (len(pieces) == 3 or first.scale is not None):
-        pieces = [Piece(numerics.text_form(item), item.type) if item.type.oid == Oid.NUMERIC else item for item in pieces]
+        pieces = [
+            Piece(numerics.text_form(item), item.type) if item.type.oid == Oid.NUMERIC else item for item in pieces
+        ]
         first = pieces[0]
     return Piece(call(name, *(item.sql for item in pieces)), node.type, first.decimal)
 
@@ -126,7 +128,12 @@ def _aggregate(generator: Generator, node: AggregateCall | WindowCall, call: _Ca
         return Piece(call(name, generator.sql(node.args[0])), node.type)
     if name == "every":
         return Piece(call("bool_and", generator.sql(node.args[0])), node.type)
-    if name == "string_agg" and isinstance(generator.folded(node.args[1]), Const) and not call.distinct and not call.over:
+    if (
+        name == "string_agg"
+        and isinstance(generator.folded(node.args[1]), Const)
+        and not call.distinct
+        and not call.over
+    ):
         return Piece(call("string_agg", *(generator.sql(item) for item in node.args), ordered=True), node.type)
     if name == "array_agg" and not call.distinct:
         return Piece(call("list", generator.sql(node.args[0]), ordered=True), node.type)
@@ -150,7 +157,11 @@ def _sum(generator: Generator, node: AggregateCall | WindowCall, call: _Call, so
         piece = generator.emit(arg)
         if piece.decimal is not None:
             total = call("sum", piece.sql)
-            scale = None if piece.scale is None else call("max", f"CASE WHEN {piece.sql} IS NOT NULL THEN {piece.scale} END", distinct=False)
+            scale = (
+                None
+                if piece.scale is None
+                else call("max", f"CASE WHEN {piece.sql} IS NOT NULL THEN {piece.scale} END", distinct=False)
+            )
             return Piece(total, NUMERIC, (MAX_PRECISION, piece.decimal[1]), scale)
     return _over_list(generator, node, call)
 
@@ -183,7 +194,9 @@ def _extreme(generator: Generator, node: AggregateCall | WindowCall, call: _Call
         if piece.decimal is not None and piece.scale is None:
             return Piece(call(name, piece.sql, distinct=False), node.type, piece.decimal)
         text = Piece(numerics.text_form(piece), NUMERIC)
-        return Piece(call(f"arg_{name}", text.sql, numerics.key(text, generator.running.number), distinct=False), node.type)
+        return Piece(
+            call(f"arg_{name}", text.sql, numerics.key(text, generator.running.number), distinct=False), node.type
+        )
     if source == Oid.BPCHAR:
         return Piece(call(f"arg_{name}", piece.sql, f"rtrim({piece.sql}, ' ')", distinct=False), node.type)
     return Piece(call(name, piece.sql, distinct=False), node.type)
@@ -206,7 +219,11 @@ def _spread(generator: Generator, node: AggregateCall | WindowCall, call: _Call,
     generator.functions.register(function, finish, (Oid.INT8, Oid.NUMERIC, Oid.NUMERIC), Oid.NUMERIC)
     if call.distinct:
         return _over_list(generator, node, call)
-    args = (call("count", value), f"CAST({call('sum', value)} AS VARCHAR)", f"CAST({call('sum', f'{value} * {value}')} AS VARCHAR)")
+    args = (
+        call("count", value),
+        f"CAST({call('sum', value)} AS VARCHAR)",
+        f"CAST({call('sum', f'{value} * {value}')} AS VARCHAR)",
+    )
     return Piece(f"{function}({generator.running.number}, {', '.join(args)})", node.type)
 
 
@@ -230,7 +247,9 @@ def _over_list(generator: Generator, node: AggregateCall | WindowCall, call: _Ca
     if any(array is None for array in arrays):
         raise NotSupported(f"aggregate {name} of this type is not supported")
     distinct = call.distinct
-    function = "orbit_list_" + "_".join([name, "d" if distinct else "a", "r" if descending else "f", *map(str, types), str(node.type.oid)])
+    function = "orbit_list_" + "_".join(
+        [name, "d" if distinct else "a", "r" if descending else "f", *map(str, types), str(node.type.oid)]
+    )
     direct_types = [item.type.oid for item in direct]
 
     def run(running: Any, *lists: Any) -> Any:
@@ -244,7 +263,10 @@ def _over_list(generator: Generator, node: AggregateCall | WindowCall, call: _Ca
         function, run, [*direct_types, *(array for array in arrays if array is not None)], node.type.oid
     )
     args = [generator.sql(item) for item in direct]
-    args += [call("list", f"CAST({generator.sql(item)} AS {duckdb_type(item.type.oid)})", distinct=False, ordered=True) for item in values]
+    args += [
+        call("list", f"CAST({generator.sql(item)} AS {duckdb_type(item.type.oid)})", distinct=False, ordered=True)
+        for item in values
+    ]
     return Piece(f"{function}({generator.running.number}, {', '.join(args)})", node.type)
 
 
@@ -288,7 +310,9 @@ def _avg_list(rows: list[Any], direct: Sequence[Any], descending: bool, types: S
     if isinstance(values[0], tuple):
         total = _sum_list(values, direct, descending, types)
         return interval_times(total, 1.0 / len(values))
-    return exact.average(exact.any_numeric(_sum_list([exact.any_numeric(v) for v in values], direct, descending, types)), len(values))
+    return exact.average(
+        exact.any_numeric(_sum_list([exact.any_numeric(v) for v in values], direct, descending, types)), len(values)
+    )
 
 
 def _spread_list(sample: bool, root: bool) -> Finish:
@@ -382,7 +406,9 @@ def _string_agg(rows: list[Any], direct: Sequence[Any], descending: bool, types:
 
 
 def _array_agg(rows: list[Any], direct: Sequence[Any], descending: bool, types: Sequence[int]) -> Any:
-    return tuple(sorted(rows, key=lambda row: (row is None, _sort_key(row) if row is not None else 0))) if rows else None
+    return (
+        tuple(sorted(rows, key=lambda row: (row is None, _sort_key(row) if row is not None else 0))) if rows else None
+    )
 
 
 def _regression(name: str) -> Finish:

@@ -22,9 +22,7 @@ _INTEGERS: Final = {
 _RAISED: Final = re.compile(rf"{RAISED}(\w{{5}}):([^\n]*)")
 _CAST_RANGE: Final = re.compile(r"can't be cast because the value is out of range for the destination type (\w+)")
 _OVERFLOW: Final = re.compile(r"Overflow in \w+ of (\w+)")
-_DECIMAL: Final = re.compile(
-    r"DECIMAL|HUGEINT|Needed scale|Could not cast value .* to DECIMAL|INT128", re.IGNORECASE
-)
+_DECIMAL: Final = re.compile(r"DECIMAL|HUGEINT|Needed scale|Could not cast value .* to DECIMAL|INT128", re.IGNORECASE)
 
 
 class DecimalTooSmall(Exception):
@@ -51,7 +49,9 @@ def translate(error: duckdb.Error) -> OrbitError | DecimalTooSmall:
     overflow = _OVERFLOW.search(text)
     if overflow is not None and overflow[1] in _INTEGERS:
         return OrbitError(f"{_INTEGERS[overflow[1]]} out of range", sqlstate="22003")
-    if isinstance(error, duckdb.OutOfRangeException | duckdb.ConversionException | duckdb.BinderException) and _DECIMAL.search(text):
+    if isinstance(
+        error, duckdb.OutOfRangeException | duckdb.ConversionException | duckdb.BinderException
+    ) and _DECIMAL.search(text):
         return DecimalTooSmall(text)
     if isinstance(error, duckdb.OutOfRangeException | duckdb.ConversionException):
         if "LIKE pattern must not end with escape" in text or "Like pattern must not end with escape" in text:
@@ -64,4 +64,4 @@ def translate(error: duckdb.Error) -> OrbitError | DecimalTooSmall:
     if isinstance(error, duckdb.IOException) and "No space left" in text:
         return OrbitError("could not write a temporary file: no space left on device", sqlstate="53100")
     log.error("unmapped error of the scan executor", error=text)
-    return OrbitError("the scan executor refused the query", sqlstate="XX000", detail=text.split("\n")[0])
+    return OrbitError("the scan executor refused the query", sqlstate="XX000", detail=text.split("\n", maxsplit=1)[0])

@@ -300,6 +300,3 @@ def _lower_priority(thread: int) -> None:
         os.setpriority(os.PRIO_PROCESS, thread, NICENESS)
     except OSError as error:
         log.warning("cannot lower the priority of a scan thread", thread=thread, error=str(error))
-
-
-

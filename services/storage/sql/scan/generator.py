@@ -181,7 +181,10 @@ class Generator:
             decimal = f"({decimal} * CAST('{1 / 10**places:.{places}f}' AS DECIMAL({places},{places})))"
         precision = 19 + places
         if self.wide:
-            return Piece(f"CASE WHEN {plain} THEN CAST({decimal} AS VARCHAR) WHEN {value} IS NOT NULL THEN {slow.sql} END", node.type)
+            return Piece(
+                f"CASE WHEN {plain} THEN CAST({decimal} AS VARCHAR) WHEN {value} IS NOT NULL THEN {slow.sql} END",
+                node.type,
+            )
         back = f"CAST({slow.sql} AS DECIMAL({precision},{places}))"
         return Piece(
             f"CASE WHEN {plain} THEN {decimal} WHEN {value} IS NOT NULL THEN {back} END", node.type, (precision, places)
@@ -194,9 +197,7 @@ class Generator:
         value = self.sql(node.args[0])
         slow = self.through_python(node)
         name = node.signature.name
-        return Piece(
-            f"CASE WHEN strlen({value}) = length({value}) THEN {name}({value}) ELSE {slow.sql} END", node.type
-        )
+        return Piece(f"CASE WHEN strlen({value}) = length({value}) THEN {name}({value}) ELSE {slow.sql} END", node.type)
 
     # Casts
 
@@ -239,7 +240,7 @@ class Generator:
             return Piece(f"CAST({self.sql(node.arg)} AS {duckdb_type(target.oid)})", target)
         if (source.oid == Oid.OID and target.oid in REG_TYPES) or (source.oid in REG_TYPES and target.oid == Oid.OID):
             return Piece(self.sql(node.arg), target)
-        if source.oid in (Oid.OID, Oid.INT4) and target.oid in (Oid.INT8,):
+        if source.oid in (Oid.OID, Oid.INT4) and target.oid == Oid.INT8:
             return Piece(f"CAST({self.sql(node.arg)} AS BIGINT)", target)
         return None
 
@@ -310,7 +311,9 @@ class Generator:
             if numerics.comparable(a, b):
                 left, right = a.sql, b.sql
             else:
-                left, right = (numerics.key(Piece(numerics.text_form(item), NUMERIC), self.running.number) for item in (a, b))
+                left, right = (
+                    numerics.key(Piece(numerics.text_form(item), NUMERIC), self.running.number) for item in (a, b)
+                )
         elif node.signature.args[0] != node.signature.args[1] or node.signature.key not in TEMPLATES:
             return self.through_python(node)
         else:
@@ -358,8 +361,10 @@ class Generator:
         return Piece(f"{node.name}({', '.join(self.sql(item) for item in node.args)})", node.type)
 
     def in_list(self, node: InList) -> Piece:
-        if node.signature.key not in TEMPLATES or node.signature.args[0] != node.signature.args[1] or (
-            node.signature.args[0] == Oid.BPCHAR
+        if (
+            node.signature.key not in TEMPLATES
+            or node.signature.args[0] != node.signature.args[1]
+            or (node.signature.args[0] == Oid.BPCHAR)
         ):
             tests = tuple(FunctionCall(BOOL, node.signature, (node.arg, item)) for item in node.items)
             text = "(" + " OR ".join(self.sql(item) for item in tests) + ")"

@@ -147,7 +147,9 @@ def common_form(pieces: Sequence[Piece], nulls: Sequence[bool]) -> tuple[int, in
 def same_scale(pieces: Sequence[Piece], nulls: Sequence[bool]) -> bool:
     """Return whether all arms that are not NULL have one static scale."""
     real = [piece for piece, is_null in zip(pieces, nulls, strict=True) if not is_null]
-    return all(piece.scale is None for piece in real) and len({piece.decimal[1] for piece in real if piece.decimal}) <= 1
+    return (
+        all(piece.scale is None for piece in real) and len({piece.decimal[1] for piece in real if piece.decimal}) <= 1
+    )
 
 
 def arm_scale(piece: Piece, is_null: bool) -> str:

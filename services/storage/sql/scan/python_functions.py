@@ -74,7 +74,8 @@ class PythonFunctions:
             if name in self._names:
                 return
             wrapped = self._wrap(call, tuple(args), result)
-            self._connection.create_function(
+            create: Any = self._connection.create_function
+            create(
                 name,
                 wrapped,
                 ["BIGINT", *(duckdb_type(oid) for oid in args)],

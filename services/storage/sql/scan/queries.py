@@ -211,7 +211,9 @@ def _grouped(generator: Generator, query: Select, source: str) -> str:
         if isinstance(aggregate, GroupingCall):
             positions = [query.group.index(item) for item in aggregate.args if item in query.group]
             if len(positions) != len(aggregate.args):
-                raise OrbitError("arguments to GROUPING must be grouping expressions of the associated query level", sqlstate="42803")
+                raise OrbitError(
+                    "arguments to GROUPING must be grouping expressions of the associated query level", sqlstate="42803"
+                )
             piece = Piece(f"CAST(grouping({', '.join(keys[n] for n in positions)}) AS INTEGER)", aggregate.type)
         else:
             piece = generator.emit(aggregate)
@@ -273,11 +275,7 @@ def _relation(generator: Generator, relation: Relation) -> str:
 
 def _table(generator: Generator, relation: TableRelation) -> str:
     name, used = generator.tables[relation.number]
-    decimals = {
-        at
-        for at in used
-        if relation.table.columns[at].type.precision_and_scale is not None and generator.wide
-    }
+    decimals = {at for at in used if relation.table.columns[at].type.precision_and_scale is not None and generator.wide}
     if not decimals:
         return name
     columns = ", ".join(f"CAST(c{at} AS VARCHAR) AS c{at}" if at in decimals else f"c{at}" for at in used)
@@ -308,7 +306,9 @@ def _function(generator: Generator, relation: FunctionRelation) -> tuple[str, li
         types = "_".join(str(item.type.oid) for item in relation.args)
         name = f"orbit_set_{signature.name}_{types}"
         generator.functions.register(name, make, [item.type.oid for item in relation.args], array)
-        values = f"{name}({', '.join([str(generator.running.number), *(generator.sql(item) for item in relation.args)])})"
+        values = (
+            f"{name}({', '.join([str(generator.running.number), *(generator.sql(item) for item in relation.args)])})"
+        )
     pieces = [Piece("", sql_type) for sql_type in relation.types]
     if relation.ordinality:
         return f"SELECT unnest(l) AS c0, unnest(generate_series(1, len(l))) AS c1 FROM (SELECT {values} AS l) f", pieces
@@ -408,5 +408,3 @@ def _values(generator: Generator, query: Values) -> tuple[str, list[Piece]]:
     names = ", ".join(f"c{at}" for at in range(len(columns)))
     inner = f"SELECT * FROM (VALUES {rows}) r{query.number}({names})"
     return _ordered(generator, query, inner, pieces, pieces, 0), pieces
-
-

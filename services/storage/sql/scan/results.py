@@ -109,6 +109,8 @@ def finished(batch: pa.RecordBatch, columns: Sequence[ColumnDescription]) -> pa.
 def encoding_types(columns: Sequence[ColumnDescription]) -> list[SqlType]:
     """Return the types by which the encoders must read the result's columns: text where the column is text already."""
     return [
-        TEXT if column.type.oid in REG_TYPES or column.type.oid in ELEMENT_OF or column.type.oid == VOID else column.type
+        TEXT
+        if column.type.oid in REG_TYPES or column.type.oid in ELEMENT_OF or column.type.oid == VOID
+        else column.type
         for column in columns
     ]

@@ -36,7 +36,9 @@ def _integers(running: Any, start: int, stop: int, step: int) -> Any:
 
 def _check(count: int) -> None:
     if count > MAX_ROWS:
-        raise OrbitError(f"generate_series of more than {MAX_ROWS} rows with this step is not supported", sqlstate="0A000")
+        raise OrbitError(
+            f"generate_series of more than {MAX_ROWS} rows with this step is not supported", sqlstate="0A000"
+        )
 
 
 def _numerics(running: Any, start: Decimal, stop: Decimal, step: Decimal = Decimal(1)) -> Any:
@@ -79,7 +81,9 @@ SET_FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
             running, start, stop, step, lambda value, span: moment_plus(running.context, value, span)
         )
     ),
-    "generate_subscripts(anyarray,int4)": _strict(lambda running, array, dimension: arrays.subscripts(array, dimension)),
+    "generate_subscripts(anyarray,int4)": _strict(
+        lambda running, array, dimension: arrays.subscripts(array, dimension)
+    ),
     "regexp_split_to_table(text,text)": _strict(lambda running, value, pattern: patterns.split(value, pattern)),
     "regexp_matches(text,text)": _strict(lambda running, value, pattern: patterns.matches(value, pattern)),
     "regexp_matches(text,text,text)": _strict(lambda running, value, p, flags: patterns.matches(value, p, flags)),

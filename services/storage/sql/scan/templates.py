@@ -172,27 +172,33 @@ def _define_strings() -> None:
         TEMPLATES[f"{name}(text,int4,int4)"] = _substring
     for name in ("position", "strpos"):
         TEMPLATES[f"{name}(text,text)"] = "CAST(strpos({0}, {1}) AS INTEGER)"
-    TEMPLATES["left(text,int4)"] = lambda nodes, texts: f"left({texts[0]}, {texts[1]})" if _is_int(nodes[1], 0) else None
-    TEMPLATES["right(text,int4)"] = (
-        lambda nodes, texts: f"right({texts[0]}, {texts[1]})" if _is_int(nodes[1], 0) else None
+    TEMPLATES["left(text,int4)"] = lambda nodes, texts: (
+        f"left({texts[0]}, {texts[1]})" if _is_int(nodes[1], 0) else None
+    )
+    TEMPLATES["right(text,int4)"] = lambda nodes, texts: (
+        f"right({texts[0]}, {texts[1]})" if _is_int(nodes[1], 0) else None
     )
     TEMPLATES["btrim(text)"] = "trim({0}, ' ')"
     TEMPLATES["ltrim(text)"] = "ltrim({0}, ' ')"
     TEMPLATES["rtrim(text)"] = "rtrim({0}, ' ')"
-    TEMPLATES["replace(text,text,text)"] = (
-        lambda nodes, texts: f"replace({', '.join(texts)})" if _not_empty(nodes[1]) else None
+    TEMPLATES["replace(text,text,text)"] = lambda nodes, texts: (
+        f"replace({', '.join(texts)})" if _not_empty(nodes[1]) else None
     )
     TEMPLATES["starts_with(text,text)"] = "starts_with({0}, {1})"
-    TEMPLATES["split_part(text,text,int4)"] = (
-        lambda nodes, texts: f"split_part({', '.join(texts)})" if _not_empty(nodes[1]) and _is_int(nodes[2], 1) else None
+    TEMPLATES["split_part(text,text,int4)"] = lambda nodes, texts: (
+        f"split_part({', '.join(texts)})" if _not_empty(nodes[1]) and _is_int(nodes[2], 1) else None
     )
     TEMPLATES["md5(text)"] = "md5({0})"
     TEMPLATES["boolout(bool)"] = "CASE {0} WHEN true THEN 't' WHEN false THEN 'f' END"
 
 
-_PARTS: Final = frozenset("year month day hour minute quarter week dow isodow doy isoyear".split())
+_PARTS: Final = frozenset(
+    ["year", "month", "day", "hour", "minute", "quarter", "week", "dow", "isodow", "doy", "isoyear"]
+)
 _DATE_PARTS: Final = _PARTS - {"hour", "minute"}
-_TRUNCATED: Final = frozenset("microseconds milliseconds second minute hour day week month quarter year".split())
+_TRUNCATED: Final = frozenset(
+    ["microseconds", "milliseconds", "second", "minute", "hour", "day", "week", "month", "quarter", "year"]
+)
 
 
 def _field(node: Expression) -> str | None:

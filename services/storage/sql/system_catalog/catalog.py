@@ -20,7 +20,8 @@ from services.storage.sql.system_catalog.tables import EMPTY, system_table
 _REGISTERED: Final = functions
 """The module that fills the evaluator's registry when it is imported."""
 _ZERO: Final[dict[int, Any]] = {
-    Oid.BOOL: False, Oid.OID: 0, Oid.INT2: 0, Oid.INT4: 0, Oid.INT8: 0, Oid.FLOAT4: 0.0, Oid.CHAR: "", Oid.NAME: "", 24: 0,
+    Oid.BOOL: False, Oid.OID: 0, Oid.INT2: 0, Oid.INT4: 0, Oid.INT8: 0, Oid.FLOAT4: 0.0, Oid.CHAR: "",
+    Oid.NAME: "", 24: 0,
 }  # fmt: skip
 MAX_CACHED: Final = 256
 
@@ -78,5 +79,3 @@ def _arrow(table: Table, rows: Iterable[Row]) -> pa.Table:
         values = [row.get(column.name, empty) for row in found]
         arrays.append(to_arrow(values, column.type.oid) if values else pa.array([], carrier(column.type.oid)))
     return pa.table(arrays, names=[column.name for column in table.columns])
-
-

@@ -71,7 +71,9 @@ def constraint_text(catalog: Catalog, item: Constraint, search_path: tuple[str, 
     name = quote_ident(parent.name)
     if parent.schema not in search_path:
         name = f"{quote_ident(parent.schema)}.{name}"
-    text = f"FOREIGN KEY ({_columns(item.table, key.columns)}) REFERENCES {name}({_columns(parent, key.parent_columns)})"
+    text = (
+        f"FOREIGN KEY ({_columns(item.table, key.columns)}) REFERENCES {name}({_columns(parent, key.parent_columns)})"
+    )
     if key.on_update in _ACTIONS:
         text += f" ON UPDATE {_ACTIONS[key.on_update]}"
     if key.on_delete in _ACTIONS:

@@ -182,7 +182,9 @@ def _has_table_privilege(context: EvaluationContext, user: str, oid: int, wanted
     return bool(words & held)
 
 
-function("has_table_privilege(oid,text)", context=True)(lambda c, oid, wanted: _has_table_privilege(c, c.user, oid, wanted))
+function("has_table_privilege(oid,text)", context=True)(
+    lambda c, oid, wanted: _has_table_privilege(c, c.user, oid, wanted)
+)
 function("has_table_privilege(text,text)", context=True)(
     lambda c, name, wanted: _has_table_privilege(c, c.user, oid_of(c, REGCLASS, name), wanted)
 )

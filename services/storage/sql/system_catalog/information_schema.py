@@ -15,7 +15,8 @@ from services.storage.sql.system_catalog.rows import Row
 from services.storage.sql.system_catalog.tables import OWNER, TABLES
 
 _RADIX: Final = {
-    Oid.INT2: (16, 2, 0), Oid.INT4: (32, 2, 0), Oid.INT8: (64, 2, 0), Oid.FLOAT4: (24, 2, None), Oid.FLOAT8: (53, 2, None),
+    Oid.INT2: (16, 2, 0), Oid.INT4: (32, 2, 0), Oid.INT8: (64, 2, 0), Oid.FLOAT4: (24, 2, None), Oid.FLOAT8: (53,
+    2, None),
 }  # fmt: skip
 _TIMES: Final = frozenset((Oid.TIME, Oid.TIMESTAMP, Oid.TIMESTAMPTZ, Oid.INTERVAL))
 _STRINGS: Final = frozenset((Oid.TEXT, Oid.VARCHAR, Oid.BPCHAR))
@@ -59,7 +60,8 @@ def _column(context: EvaluationContext, table: Table | View, column: Column, pos
         "udt_catalog": context.database, "udt_schema": "pg_catalog", "udt_name": internal_name(oid),
         "dtd_identifier": str(position), "is_self_referencing": "NO", "is_identity": "YES" if column.identity else "NO",
         "identity_generation": {"a": "ALWAYS", "d": "BY DEFAULT"}.get(column.identity), "identity_cycle": "NO",
-        "is_generated": "ALWAYS" if column.generated else "NEVER", "is_updatable": "YES" if isinstance(table, Table) else "NO",
+        "is_generated": "ALWAYS" if column.generated else "NEVER", "is_updatable": "YES" if isinstance(table,
+        Table) else "NO",
     }  # fmt: skip
     if oid in _STRINGS:
         length = column.type.length
@@ -78,7 +80,7 @@ def _column(context: EvaluationContext, table: Table | View, column: Column, pos
 
 
 def schemata(context: EvaluationContext) -> Iterator[Row]:
-    names = {name: OWNER for name in NAMESPACES}
+    names = dict.fromkeys(NAMESPACES, OWNER)
     names |= {item.name: item.owner for item in context.catalog.objects.values() if isinstance(item, Schema)}
     for name, owner in names.items():
         yield {"catalog_name": context.database, "schema_name": name, "schema_owner": owner}
@@ -103,7 +105,7 @@ def table_constraints(context: EvaluationContext) -> Iterator[Row]:
                 "constraint_type": words[item.kind],
                 "is_deferrable": "YES" if key is not None and key.deferrable else "NO",
                 "initially_deferred": "YES" if key is not None and key.deferred else "NO", "enforced": "YES",
-                "nulls_distinct": "YES" if item.index is not None and item.index.nulls_distinct and item.kind == "u" else None,
+                "nulls_distinct": "YES" if item.kind == "u" and item.index and item.index.nulls_distinct else None,
             }  # fmt: skip
 
 
@@ -118,7 +120,9 @@ def _table_name(context: EvaluationContext, table: Table) -> Row:
 def key_column_usage(context: EvaluationContext) -> Iterator[Row]:
     for table in context.catalog.tables():
         for item in constraints(table):
-            numbers = item.index.columns if item.index is not None else item.foreign_key.columns if item.foreign_key else ()
+            numbers = (
+                item.index.columns if item.index is not None else item.foreign_key.columns if item.foreign_key else ()
+            )
             for at, number in enumerate(numbers, 1):
                 yield {
                     **_constraint_name(context, table, item.name), **_table_name(context, table),
@@ -133,7 +137,9 @@ def referential_constraints(context: EvaluationContext) -> Iterator[Row]:
             parent = context.catalog.objects.get(key.parent_table)
             unique = None
             if isinstance(parent, Table):
-                unique = next((i for i in parent.indexes if i.unique and set(i.columns) == set(key.parent_columns)), None)
+                unique = next(
+                    (i for i in parent.indexes if i.unique and set(i.columns) == set(key.parent_columns)), None
+                )
             yield {
                 **_constraint_name(context, table, key.name), "unique_constraint_catalog": context.database,
                 "unique_constraint_schema": parent.schema if isinstance(parent, Table) else None,

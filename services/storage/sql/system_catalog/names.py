@@ -7,7 +7,12 @@ from typing import Final
 PG_CATALOG: Final = 11
 PUBLIC: Final = 2200
 INFORMATION_SCHEMA: Final = 13183
-NAMESPACES: Final = {"pg_catalog": PG_CATALOG, "public": PUBLIC, "information_schema": INFORMATION_SCHEMA, "pg_toast": 99}
+NAMESPACES: Final = {
+    "pg_catalog": PG_CATALOG,
+    "public": PUBLIC,
+    "information_schema": INFORMATION_SCHEMA,
+    "pg_toast": 99,
+}
 
 _CATALOG_TABLES: Final = {
     "pg_type": 1247, "pg_attribute": 1249, "pg_proc": 1255, "pg_class": 1259, "pg_attrdef": 2604,

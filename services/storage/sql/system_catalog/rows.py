@@ -90,6 +90,10 @@ def pg_class(context: EvaluationContext) -> Iterator[Row]:
 _TYPES: Final = {item.oid: item for item in ALL_TYPES}
 
 
+def _collation(oid: int) -> int:
+    return DEFAULT_COLLATION if oid in _COLLATED else C_COLLATION if oid == Oid.NAME else 0
+
+
 def _attribute(relation: int, column: Any, number: int) -> Row:
     kind = _TYPES[column.type.oid]
     return {
@@ -98,7 +102,7 @@ def _attribute(relation: int, column: Any, number: int) -> Row:
         "attbyval": kind.size in (1, 2, 4, 8), "attalign": "i", "attstorage": "p" if kind.size > 0 else "x",
         "attnotnull": not column.nullable, "atthasdef": column.default is not None, "attislocal": True,
         "attidentity": column.identity, "attgenerated": column.generated,
-        "attcollation": DEFAULT_COLLATION if column.type.oid in _COLLATED else C_COLLATION if column.type.oid == Oid.NAME else 0,
+        "attcollation": _collation(column.type.oid),
     }  # fmt: skip
 
 
@@ -124,7 +128,7 @@ def pg_type(context: EvaluationContext) -> Iterator[Row]:
             "typcategory": item.category, "typispreferred": item.preferred, "typisdefined": True, "typdelim": ",",
             "typelem": ELEMENT_OF.get(item.oid, 0), "typarray": item.array, "typalign": "i",
             "typstorage": "p" if item.size > 0 else "x", "typtypmod": -1,
-            "typcollation": DEFAULT_COLLATION if item.oid in _COLLATED else C_COLLATION if item.oid == Oid.NAME else 0,
+            "typcollation": _collation(item.oid),
         }  # fmt: skip
 
 
@@ -163,7 +167,9 @@ def _constraint(catalog: Catalog, table: Table, item: Constraint) -> Row:
         parent = catalog.objects.get(key.parent_table)
         index = None
         if isinstance(parent, Table):
-            index = next((one for one in parent.indexes if one.unique and set(one.columns) == set(key.parent_columns)), None)
+            index = next(
+                (one for one in parent.indexes if one.unique and set(one.columns) == set(key.parent_columns)), None
+            )
         row |= {
             "confrelid": key.parent_table, "conkey": key.columns, "confkey": key.parent_columns,
             "confupdtype": key.on_update, "confdeltype": key.on_delete, "confmatchtype": "s",
@@ -178,7 +184,12 @@ def pg_attrdef(context: EvaluationContext) -> Iterator[Row]:
         for column in table.columns:
             if column.default is not None:
                 # One row a column: its number makes the OID unique within this table.
-                yield {"oid": table.id * 2000 % (1 << 32) + column.number, "adrelid": table.id, "adnum": column.number, "adbin": column.default}
+                yield {
+                    "oid": table.id * 2000 % (1 << 32) + column.number,
+                    "adrelid": table.id,
+                    "adnum": column.number,
+                    "adbin": column.default,
+                }
 
 
 def pg_database(context: EvaluationContext) -> Iterator[Row]:
@@ -294,10 +305,17 @@ ROWS: Final[dict[str, Callable[[EvaluationContext], Iterator[Row]]]] = {
     "pg_description": pg_description,
     "pg_am": _fixed({"oid": HEAP, "amname": "heap", "amtype": "t"}, {"oid": BTREE, "amname": "btree", "amtype": "i"}),
     "pg_tablespace": _fixed(
-        {"oid": 1663, "spcname": "pg_default", "spcowner": SUPERUSER}, {"oid": 1664, "spcname": "pg_global", "spcowner": SUPERUSER}
+        {"oid": 1663, "spcname": "pg_default", "spcowner": SUPERUSER},
+        {"oid": 1664, "spcname": "pg_global", "spcowner": SUPERUSER},
     ),
     "pg_collation": _fixed(
-        {"oid": DEFAULT_COLLATION, "collname": "default", "collnamespace": PG_CATALOG, "collprovider": "d", "collencoding": -1},
+        {
+            "oid": DEFAULT_COLLATION,
+            "collname": "default",
+            "collnamespace": PG_CATALOG,
+            "collprovider": "d",
+            "collencoding": -1,
+        },
         {"oid": C_COLLATION, "collname": "C", "collnamespace": PG_CATALOG, "collprovider": "c", "collencoding": -1},
     ),
     "pg_language": _fixed(

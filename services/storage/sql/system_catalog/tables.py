@@ -30,9 +30,7 @@ def _load() -> dict[tuple[str, str], Table]:
             for at, (column, kind) in enumerate((item.split() for item in body.split(", ")), 1)
         )
         oid = SYSTEM_RELATIONS[schema, name]
-        tables[schema, name] = Table(
-            id=oid, schema=schema, name=name, columns=columns, storage_id=oid, owner=OWNER
-        )
+        tables[schema, name] = Table(id=oid, schema=schema, name=name, columns=columns, storage_id=oid, owner=OWNER)
     return tables
 
 
