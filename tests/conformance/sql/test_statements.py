@@ -20,12 +20,12 @@ HERE = Path(__file__).parent
 _FLOATS = (700, 701)
 
 
-def _statements(path: Path) -> list[str]:
+def statements_of(path: Path) -> list[str]:
     text = "\n".join(line for line in path.read_text().splitlines() if not line.startswith("--"))
     return [part.strip() for part in re.split(r";\s*(?:\n|$)", text) if part.strip()]
 
 
-CASES = [(path.stem, sql) for path in sorted((HERE / "statements").glob("*.sql")) for sql in _statements(path)]
+CASES = [(path.stem, sql) for path in sorted((HERE / "statements").glob("*.sql")) for sql in statements_of(path)]
 
 
 def _close(left: str | None, right: str | None) -> bool:

@@ -249,7 +249,7 @@ class Relation:
 class TableRelation(Relation):
     """A stored table, or a table of the system catalog (`system`)."""
 
-    table: Table
+    table: Table = field(compare=False)
     system: bool
 
 
