@@ -16,5 +16,6 @@ pytest_plugins: list[str] = [
     "tests.fixtures.fix_otlp",
     "tests.fixtures.fix_pg_backend",
     "tests.fixtures.fix_postgres",
+    "tests.fixtures.fix_storage",
     "tests.fixtures.fix_weed",
 ]

@@ -7,6 +7,7 @@ Durable means applied at the last synced batch, and only that feeds trim.
 
 from __future__ import annotations
 
+import weakref
 import zlib
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,13 +18,14 @@ import numpy as np
 from orbit.kernel import records
 from orbit.kernel.ids import INFINITY_LSN
 from orbit.kernel.origin import Origin
+from orbit.kernel.records import Row
 from orbit.kernel.schema import Catalog, CatalogObject, Column
 from services.storage.moves import SnapshotRef, Tier
 from services.storage.state import OpenMove, State
 from services.storage.tiers.cold_source import ColdColumns, ColdSource, key_columns
 from services.storage.tiers.segment import Segment
 from services.storage.tiers.table import TableStore, Version
-from services.storage.tiers.warm import BEGINS, ROW_IDS, WarmSource, WarmStore, segment_key
+from services.storage.tiers.warm import BEGINS, ROW_IDS, WarmSource, WarmStore, segment_key, unpack_segment_key
 
 FORMAT = 1
 TAIL_PIECE_ROWS = 8192
@@ -37,6 +39,8 @@ class SegmentManifest(msgspec.Struct, array_like=True, frozen=True):
     stored_bytes: int = 0
     cold: SnapshotRef | None = None
     """Where the columns that are not in a key are, when the tier is cold."""
+    cold_as_of: int = 0
+    """The LSN as of which they were copied there."""
 
 
 class StateRecord(msgspec.Struct, kw_only=True):
@@ -64,17 +68,32 @@ class StateRecord(msgspec.Struct, kw_only=True):
     origins: list[str] = []
 
 
+Name = tuple[int, int]
+"""A segment by its storage id and number."""
+
+TailRow = tuple[int, int, Row]
+"""Row id, begin LSN, row."""
+
+
 @dataclass(slots=True)
 class Capture:
     """A checkpoint between `capture` and `write`."""
 
-    sequence: int
+    state: StateRecord
     blobs: list[tuple[int, Segment]] = field(default_factory=list)
-    puts: list[tuple[bytes, bytes]] = field(default_factory=list)
-    ends: list[tuple[bytes, Any]] = field(default_factory=list)
-    moved: list[tuple[int, Segment]] = field(default_factory=list)
-    """Segments that this checkpoint publishes as cold: RocksDB keeps only their key columns."""
+    manifests: list[tuple[int, Segment, str, ColdSource | None]] = field(default_factory=list)
+    """(storage id, segment, tier, source of a cold one) that are new or have changed their tier."""
+    ends: list[tuple[Name, int, Any]] = field(default_factory=list)
+    """(segment, version of its end vector, the vector) of segments with dead versions."""
+    tails: list[tuple[int, list[TailRow]]] = field(default_factory=list)
+    moved: list[tuple[Name, list[int]]] = field(default_factory=list)
+    """(segment, columns) that this checkpoint publishes as cold: RocksDB keeps only the key columns."""
     alive: set[int] = field(default_factory=set)
+    segments: dict[Name, weakref.ref[Segment]] = field(default_factory=dict)
+
+    @property
+    def sequence(self) -> int:
+        return self.state.applied_sequence
 
 
 class Checkpointer:
@@ -84,9 +103,15 @@ class Checkpointer:
         self._state = state
         self._cold = cold
         self._warm = warm
-        self._saved_ends: dict[tuple[int, int], int] = {}
-        self._saved: set[tuple[int, int]] = set()
-        self._tiers: dict[tuple[int, int], str] = {}
+        # What the last published checkpoint says of each segment. Changed only after a checkpoint is published.
+        self._saved: set[Name] = set()
+        self._saved_ends: dict[Name, int] = {}
+        self._tiers: dict[Name, str] = {}
+        self._leaving: dict[Name, weakref.ref[Segment] | None] = {}
+        """Segments that no checkpoint names any more, until no scan reads them."""
+        self._known: dict[Name, weakref.ref[Segment]] = {}
+        self._storages: set[int] = set()
+        """Storage ids that may have blobs."""
         self.durable_sequence = 0
 
     def saved(self, storage_id: int, segment: Segment) -> bool:
@@ -98,34 +123,58 @@ class Checkpointer:
         state = self._state
         if state.loads or state.applied_sequence == self.durable_sequence:
             return None
-        capture = Capture(state.applied_sequence)
+        capture = Capture(_state_record(state))
         for storage_id, store in state.stores.items():
             capture.alive.add(storage_id)
             for segment in store.segments.values():
-                self._capture_segment(capture, storage_id, segment)
-            self._capture_tail(capture, storage_id, store)
-        capture.puts.append((b"mstate", msgspec.msgpack.encode(_state_record(state))))
+                self._capture_segment(capture, store, segment)
+            rows = [(row_id, head.begin, head.row) for row_id, head in store.heads.items() if head.end == INFINITY_LSN]
+            capture.tails.append((storage_id, rows))
         return capture
 
     def write(self, capture: Capture) -> None:
-        """Write a captured checkpoint. Runs in a worker thread; the next capture waits for it."""
+        """Write a captured checkpoint. Runs in a worker thread; the next capture waits for it.
+
+        Raises OrbitError when the disk does not take it: then the last checkpoint stands, and the next one writes what
+        this one could not.
+        """
         for storage_id, segment in capture.blobs:
             if segment.columns is not None:
                 segment.stored_bytes = self._warm.save_columns(storage_id, segment)
-        for key, ends in capture.ends:
-            capture.puts.append((key, _pack_ends(ends)))
-        deletes = self._gone(capture)
-        self._warm.publish(capture.puts, deletes)
+        puts = _puts(capture)
+        gone = {name for name in self._saved if name not in capture.segments}
+        self._warm.publish(puts, self._deletes(capture, {key for key, _ in puts}, gone))
+        self._published(capture, gone)
+        for (storage_id, number), columns in capture.moved:
+            self._warm.drop_columns(storage_id, number, columns)
+        self._drop_unread(capture.alive)
+
+    def _published(self, capture: Capture, gone: set[Name]) -> None:
+        """Remember what is on disk now."""
+        self.durable_sequence = capture.sequence
+        for name in gone:
+            self._saved.discard(name)
+            self._saved_ends.pop(name, None)
+            self._tiers.pop(name, None)
+            self._leaving[name] = self._known.get(name)
         for storage_id, segment in capture.blobs:
             self._saved.add((storage_id, segment.number))
-        for storage_id, segment in capture.moved:
-            kept = key_columns(self._state.stores[storage_id].table) if storage_id in self._state.stores else set()
-            gone = [column.number for column in segment.schema if column.number not in kept]
-            self._warm.drop_columns(storage_id, segment.number, gone)
-        for storage_id in {number for number, _ in self._saved} - capture.alive:
+        for storage_id, segment, tier, _ in capture.manifests:
+            self._tiers[storage_id, segment.number] = tier
+        for name, version, _ in capture.ends:
+            self._saved_ends[name] = version
+        self._known = capture.segments
+
+    def _drop_unread(self, alive: set[int]) -> None:
+        """Delete the blobs of segments that are gone, once no scan that began before still reads them."""
+        for name, segment in list(self._leaving.items()):
+            if segment is None or segment() is None:
+                del self._leaving[name]
+                self._warm.drop_segment(*name)
+        for storage_id in self._storages - alive - {name[0] for name in self._leaving}:
+            self._storages.discard(storage_id)
             self._warm.drop_storage(storage_id)
-            self._saved = {item for item in self._saved if item[0] != storage_id}
-        self.durable_sequence = capture.sequence
+        self._storages |= alive
 
     def load(self) -> bool:
         """Fill the state from the last checkpoint. False when there is none."""
@@ -139,44 +188,34 @@ class Checkpointer:
         for store in self._state.stores.values():
             self._load_segments(store)
             self._load_tail(store)
+        self._storages = set(self._state.stores)
         self.durable_sequence = saved.applied_sequence
         return True
 
-    def _capture_segment(self, capture: Capture, storage_id: int, segment: Segment) -> None:
-        key = segment_key(storage_id, segment.number)
-        name = (storage_id, segment.number)
-        if name not in self._saved and segment.owner is None:
-            capture.blobs.append((storage_id, segment))
-        if self._tiers.get(name) != segment.tier and segment.owner is None:
-            self._put_manifest(capture, key, segment)
-            if segment.tier == Tier.COLD.value:
-                capture.moved.append((storage_id, segment))
-            self._tiers[name] = segment.tier
+    def _capture_segment(self, capture: Capture, store: TableStore, segment: Segment) -> None:
+        assert segment.owner is None, "nothing is captured while a load is open"
+        name = (store.storage_id, segment.number)
+        capture.segments[name] = self._known.get(name) or weakref.ref(segment)
+        if name not in self._saved:
+            capture.blobs.append((store.storage_id, segment))
+        tier = segment.tier
+        if self._tiers.get(name) != tier:
+            source = segment.source if isinstance(segment.source, ColdSource) else None
+            capture.manifests.append((store.storage_id, segment, tier, source))
+            if tier == Tier.COLD.value:
+                kept = key_columns(store.table)
+                columns = [column.number for column in segment.schema if column.number not in kept]
+                capture.moved.append((name, columns))
         if segment.dead and self._saved_ends.get(name) != segment.ends_version:
-            capture.ends.append((b"e" + key, segment.ends.copy()))
-            self._saved_ends[name] = segment.ends_version
+            capture.ends.append((name, segment.ends_version, segment.ends.copy()))
 
-    def _put_manifest(self, capture: Capture, key: bytes, segment: Segment) -> None:
-        ref = segment.source.ref if isinstance(segment.source, ColdSource) else None
-        manifest = SegmentManifest(
-            segment.count, segment.schema, segment.newest_change_us, segment.tier, segment.stored_bytes, ref
-        )
-        capture.puts.append((b"s" + key, msgspec.msgpack.encode(manifest)))
-
-    def _capture_tail(self, capture: Capture, storage_id: int, store: TableStore) -> None:
-        rows = [(row_id, head.begin, head.row) for row_id, head in store.heads.items() if head.end == INFINITY_LSN]
-        encode = msgspec.msgpack.Encoder(decimal_format="string").encode
-        for piece, start in enumerate(range(0, len(rows), TAIL_PIECE_ROWS)):
-            capture.puts.append((b"t" + segment_key(storage_id, piece), encode(rows[start : start + TAIL_PIECE_ROWS])))
-
-    def _gone(self, capture: Capture) -> list[bytes]:
+    def _deletes(self, capture: Capture, kept: set[bytes], gone: set[Name]) -> list[bytes]:
         """Return the keys of the last checkpoint that this one does not have."""
-        kept = {key for key, _ in capture.puts}
         deletes: list[bytes] = []
         for prefix in (b"s", b"e", b"t"):
-            for key, _ in self._warm.scan(prefix):
-                storage_id = int.from_bytes(key[:8], "big")
-                if storage_id not in capture.alive or (prefix == b"t" and prefix + key not in kept):
+            for key in self._warm.keys(prefix):
+                name = unpack_segment_key(key)
+                if name[0] not in capture.alive or (prefix + key not in kept if prefix == b"t" else name in gone):
                     deletes.append(prefix + key)
         return deletes
 
@@ -199,7 +238,7 @@ class Checkpointer:
             if manifest.cold is not None:
                 if self._cold is None:
                     raise RuntimeError("the data directory has cold rows and no cold tier is configured")
-                segment.source = ColdSource(self._cold, self._warm, store, segment, manifest.cold)
+                segment.source = ColdSource(self._cold, self._warm, store, segment, manifest.cold, manifest.cold_as_of)
             else:
                 segment.source = WarmSource(self._warm, storage_id, number, manifest.schema)
             if manifest.tier == Tier.HOT.value:
@@ -207,6 +246,9 @@ class Checkpointer:
             store.add_segment(segment)
             self._saved.add((storage_id, number))
             self._tiers[storage_id, number] = segment.tier
+            self._known[storage_id, number] = weakref.ref(segment)
+            if ends is not None:
+                self._saved_ends[storage_id, number] = segment.ends_version
 
     def _load_tail(self, store: TableStore) -> None:
         for _, value in self._warm.scan(b"t" + store.storage_id.to_bytes(8, "big")):
@@ -263,6 +305,30 @@ def _restore_state(state: State, saved: StateRecord) -> None:
     state.committed.update(saved.committed)
     state.times = [(sequence, time_us) for sequence, time_us in saved.times]
     state.origins = {origin.region: origin for origin in map(Origin.parse, saved.origins)}
+
+
+def _puts(capture: Capture) -> list[tuple[bytes, bytes]]:
+    """Return the keys and values of the batch that publishes a checkpoint."""
+    puts: list[tuple[bytes, bytes]] = []
+    for storage_id, segment, tier, source in capture.manifests:
+        manifest = SegmentManifest(
+            segment.count,
+            segment.schema,
+            segment.newest_change_us,
+            tier,
+            segment.stored_bytes,
+            None if source is None else source.ref,
+            0 if source is None else source.as_of,
+        )
+        puts.append((b"s" + segment_key(storage_id, segment.number), msgspec.msgpack.encode(manifest)))
+    for name, _, ends in capture.ends:
+        puts.append((b"e" + segment_key(*name), _pack_ends(ends)))
+    encode = msgspec.msgpack.Encoder(decimal_format="string").encode
+    for storage_id, rows in capture.tails:
+        for piece, start in enumerate(range(0, len(rows), TAIL_PIECE_ROWS)):
+            puts.append((b"t" + segment_key(storage_id, piece), encode(rows[start : start + TAIL_PIECE_ROWS])))
+    puts.append((b"mstate", msgspec.msgpack.encode(capture.state)))
+    return puts
 
 
 def _pack_ends(ends: Any) -> bytes:

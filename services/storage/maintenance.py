@@ -14,7 +14,6 @@ import structlog
 
 from orbit.kernel.clock import Clock
 from orbit.kernel.errors import OrbitError
-from orbit.kernel.ids import INFINITY_LSN
 from orbit.kernel.limits import SEAL_AT_ROWS, SEAL_ROWS
 from orbit.kernel.records import ColdCommit
 from services.storage.checkpoint import Checkpointer
@@ -31,6 +30,10 @@ _log = structlog.get_logger(__name__)
 
 TAIL_ROW_BYTES = 300
 """What a row in the tail is counted as for memory pressure, beside its values: version, dictionary entries, tuple."""
+
+
+AGED_SEALS = 16
+"""Segments that the rows coming of age are sealed to, at most, in one retention period."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,8 @@ class Maintenance:
             await self.checkpoint()
         except OrbitError as error:
             _log.error("the last checkpoint failed, start-up will replay more of the log", reason=error.message)
+        except Exception:
+            _log.exception("the last checkpoint failed, start-up will replay more of the log")
         self._worker.shutdown()
 
     async def _run(self) -> None:
@@ -92,14 +97,21 @@ class Maintenance:
                 if self.failing is None:
                     _log.error("maintenance failed, it will try again", reason=error.message, sqlstate=error.sqlstate)
                 self.failing = error.message
+            except Exception as error:
+                if self.failing is None:
+                    _log.exception("maintenance failed, it will try again")
+                self.failing = f"internal error: {error!r}"
 
     async def turn(self) -> None:
         """One round of everything that is due."""
         retention_us = self._settings.limits.retention_us
-        aged = self._state.lsn_at(self._clock.now_us() - retention_us)
+        now_us = self._clock.now_us()
+        aged = self._state.lsn_at(now_us - retention_us)
+        # Rows that have just come of age wait for others: a segment each second would be a million of them soon.
+        overdue = self._state.lsn_at(now_us - retention_us - retention_us // AGED_SEALS)
         for store in list(self._state.stores.values()):
             store.collect(self._state.oldest_snapshot())
-            await self._seal(store, aged)
+            await self._seal(store, aged, overdue)
         loop = asyncio.get_running_loop()
         if loop.time() >= self._next_checkpoint:
             await self.checkpoint()
@@ -124,7 +136,7 @@ class Maintenance:
                 waiting.append((store, segment, ref, as_of))
                 continue
             store.leaving.discard(segment.number)
-            segment.demote(ColdSource(self._cold, self._warm, store, segment, ref))
+            segment.demote(ColdSource(self._cold, self._warm, store, segment, ref, as_of))
             self.migrations_total += 1
         self._cold_moves = waiting
 
@@ -134,10 +146,14 @@ class Maintenance:
         if capture is not None:
             await asyncio.get_running_loop().run_in_executor(self._worker, self._checkpointer.write, capture)
 
-    async def _seal(self, store: TableStore, aged: int) -> None:
+    async def _seal(self, store: TableStore, aged: int, overdue: int) -> None:
         state = self._state
-        while through := INFINITY_LSN if len(store.heads) >= SEAL_AT_ROWS else aged:
-            if store.seal(SEAL_ROWS, state.oldest_snapshot(), state.time_us_of, through) is None:
+        while len(store.heads) >= SEAL_AT_ROWS:
+            if store.seal(SEAL_ROWS, state.oldest_snapshot(), state.time_us_of, at_least=SEAL_ROWS // 4) is None:
+                break
+            await asyncio.sleep(0)
+        while overdue and store.heads:
+            if store.seal(SEAL_ROWS, state.oldest_snapshot(), state.time_us_of, aged, overdue=overdue) is None:
                 break
             await asyncio.sleep(0)
 

@@ -7,9 +7,11 @@ EPOCH(highest + 1) by compare-and-set, and only then leads. Whatever ends the re
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from enum import Enum
+from typing import cast
 
 import structlog
 
@@ -21,10 +23,13 @@ from orbit.kernel.limits import APPLY_TURN_S, CATCH_UP_RETRY_S
 from orbit.kernel.records import Kind, Record
 from services.coordinator.client import Coordination, Leader
 from services.storage.engine import Engine
-from services.storage.log.interface import Log, RecordsTrimmed, SlotTaken
+from services.storage.log.interface import Entry, Log, RecordsTrimmed, SlotTaken
 from services.storage.txn.committer import Committer
 
 _log = structlog.get_logger(__name__)
+
+STOP_WAIT_S = 5.0
+"""How long a node that stops waits for the log to decide its last append."""
 
 
 class Role(Enum):
@@ -69,6 +74,8 @@ class Node:
         self._bootstrap = bootstrap
         self._deposed = asyncio.Event()
         self._reason = ""
+        self._refusal = ""
+        """Why the log last refused to be sealed: told once."""
         self._committer: Committer | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -84,7 +91,10 @@ class Node:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        await self._end_reign()
+        try:
+            await asyncio.wait_for(self._end_reign(), STOP_WAIT_S)
+        except TimeoutError:
+            _log.warning("an append in flight is undecided, the next leader will find what became of it")
 
     async def ended(self) -> None:
         """Wait until the node's loop has ended; raises what ended it. It never ends by itself while all is well."""
@@ -108,10 +118,14 @@ class Node:
                     await self._end_reign()
                     await self._coordination.resign(self.settings.shard)
                     await asyncio.sleep(CATCH_UP_RETRY_S)
+                if self._state.broken is not None:
+                    raise LogCorrupt(self._state.broken)
         except (LogCorrupt, RecordsTrimmed) as error:
+            # A person must look; until then somebody else may lead.
             self.role, self.failure = Role.FAILED, str(error)
-            _log.error("log is corrupt, this node stops serving", reason=str(error))
+            _log.error("this node stops serving", reason=str(error), sequence=self._state.applied_sequence)
             await self._end_reign()
+            await self._coordination.resign(self.settings.shard)
 
     async def _follow_until_nominated(self) -> None:
         nomination = asyncio.create_task(self._coordination.campaign(self.settings.shard), name="campaign")
@@ -133,21 +147,22 @@ class Node:
         if until is not None and state.applied_sequence >= until:
             return
         turn_ends = loop.time() + APPLY_TURN_S
-        async for entry in self._log.read(state.applied_sequence + 1):
-            state.replay(entry.sequence, entry.data)
-            self._coordination.report(state.applied_sequence)
-            if until is not None and entry.sequence >= until:
-                return
-            if loop.time() >= turn_ends:
-                await asyncio.sleep(0)
-                turn_ends = loop.time() + APPLY_TURN_S
+        async with aclosing(cast(AsyncGenerator[Entry, None], self._log.read(state.applied_sequence + 1))) as entries:
+            async for entry in entries:
+                state.replay(entry.sequence, entry.data)
+                self._coordination.report(state.applied_sequence)
+                if until is not None and entry.sequence >= until:
+                    return
+                if loop.time() >= turn_ends:
+                    await asyncio.sleep(0)
+                    turn_ends = loop.time() + APPLY_TURN_S
 
     async def _seal(self) -> bool:
         """Win the log: catch up, append the next EPOCH. False when the nomination was lost on the way."""
         self._deposed.clear()
         state = self._state
         _, last = await self._log.bounds()
-        await self._follow(last)
+        await self._catch_up(last)
         while not self._deposed.is_set():
             epoch = state.epoch + 1
             record = Record(
@@ -166,11 +181,26 @@ class Node:
                 state.apply(outcome, record, records.record_hash(data), decoded=False)
                 return True
             if isinstance(outcome, SlotTaken):
-                await self._follow(max(outcome.last_sequence, state.applied_sequence + 1))
+                await self._catch_up(max(outcome.last_sequence, state.applied_sequence + 1))
                 continue
-            _log.warning("could not seal the log", reason=str(outcome))
+            if str(outcome) != self._refusal:
+                self._refusal = str(outcome)
+                _log.warning("could not seal the log, trying again", reason=self._refusal)
             await asyncio.sleep(CATCH_UP_RETRY_S)
         return False
+
+    async def _catch_up(self, until: int) -> None:
+        """Follow up to a record, which may take long; returns early when the nomination is lost."""
+        following = asyncio.create_task(self._follow(until), name="catch-up")
+        deposed = asyncio.create_task(self._deposed.wait(), name="catch-up-deposed")
+        try:
+            await asyncio.wait({following, deposed}, return_when=asyncio.FIRST_COMPLETED)
+            if following.done():
+                following.result()
+        finally:
+            for task in (following, deposed):
+                task.cancel()
+            await asyncio.gather(following, deposed, return_exceptions=True)
 
     async def _append(self, data: bytes, expected: int) -> int | BaseException:
         outcome: asyncio.Future[int | BaseException] = asyncio.get_running_loop().create_future()

@@ -14,7 +14,6 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from orbit.kernel.errors import StoreUnavailable
-from orbit.kernel.ids import INFINITY_LSN
 from orbit.kernel.records import Row
 from orbit.kernel.schema import Table
 from services.storage.moves import SnapshotRef
@@ -52,18 +51,20 @@ def key_columns(table: Table) -> set[int]:
 class ColdSource:
     """One cold segment's `ColumnSource`."""
 
-    __slots__ = ("_cold", "_segment", "_store", "_warm", "ref")
+    __slots__ = ("_cold", "_segment", "_store", "_warm", "as_of", "ref")
 
     tier = "cold"
 
     def __init__(
-        self, cold: ColdColumns, warm: WarmStore, store: TableStore, segment: Segment, ref: SnapshotRef
+        self, cold: ColdColumns, warm: WarmStore, store: TableStore, segment: Segment, ref: SnapshotRef, as_of: int
     ) -> None:
         self._cold = cold
         self._warm = warm
         self._store = store
         self._segment = segment
         self.ref = ref
+        self.as_of = as_of
+        """The LSN of the move that copied the segment: what was dead then is not in the files."""
 
     def columns(self, numbers: Sequence[int]) -> dict[int, pa.Array]:
         store, segment = self._store, self._segment
@@ -77,8 +78,9 @@ class ColdSource:
         cached = {number: self._warm.cached(store.storage_id, segment.number, number) for number in remote}
         missing = [number for number, array in cached.items() if array is None]
         if missing:
-            # Versions that were dead before the move are not in the files: nobody can see them any more.
-            needed = segment.ends == INFINITY_LSN
+            # Versions that were dead before the move are not in the files, and nobody can see them any more. Those
+            # that have ended since are there, and an older snapshot may still see them.
+            needed = segment.ends > self.as_of
             table = self._cold.read_aligned(store.table, self.ref, missing, segment.row_ids, needed)
             for at, number in enumerate(missing):
                 array = table.column(at).combine_chunks()

@@ -50,6 +50,7 @@ class Segment:
     __slots__ = (
         "__weakref__",
         "_cache",
+        "_columns_bytes",
         "_readers",
         "begins",
         "columns",
@@ -102,6 +103,7 @@ class Segment:
         self.owner: bytes | None = None
         """The transaction whose uncommitted bulk load this is."""
         self._readers: list[Reader] | None = None
+        self._columns_bytes: int | None = None
         self._cache: tuple[int, int, npt.NDArray[np.bool_]] | None = None
 
     @property
@@ -115,7 +117,12 @@ class Segment:
     @property
     def columns_bytes(self) -> int:
         """Bytes of column data that this process keeps in memory: 0 when the segment is not hot."""
-        return 0 if self.columns is None else sum(array.nbytes for array in self.columns.values())
+        pinned = self.columns
+        if pinned is None:
+            return 0
+        if self._columns_bytes is None:
+            self._columns_bytes = sum(array.nbytes for array in pinned.values())
+        return self._columns_bytes
 
     def visible_at(self, offset: int, snapshot: int) -> bool:
         return bool(self.begins[offset] <= snapshot < self.end_view[offset])

@@ -8,7 +8,7 @@ Owns the database under the node's data directory: the only home of rocksdict. K
     default   b"e" storage id, segment                   its end vector at the last checkpoint
     default   b"t" storage id, piece                     the table's tail at the last checkpoint
     columns   storage id, segment, column, piece         a piece (at most 4 MB) of one Arrow IPC column
-    rows      storage id, row id                         one row, msgpack (segments that are not hot)
+    rows      storage id, segment, offset                one row, msgpack (segments that are not hot)
 
 RocksDB's own WAL stays on: without it column families tear apart at a crash.
 """
@@ -18,7 +18,7 @@ from __future__ import annotations
 import io
 import struct
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from threading import Lock
 
@@ -37,9 +37,10 @@ from services.storage.tiers.segment import Segment
 ROW_IDS = -1
 BEGINS = -2
 
-_segment_key = struct.Struct(">QI").pack
+_SEGMENT_KEY = struct.Struct(">QI")
+_segment_key = _SEGMENT_KEY.pack
 _column_key = struct.Struct(">QIiH").pack
-_row_key = struct.Struct(">Qq").pack
+_row_key = struct.Struct(">QII").pack
 _encode = msgspec.msgpack.Encoder(decimal_format="string").encode
 _decode_row = msgspec.msgpack.Decoder(list).decode
 
@@ -106,6 +107,14 @@ class WarmStore:
             yield key[len(prefix) :], iterator.value()
             iterator.next()
 
+    def keys(self, prefix: bytes) -> Iterator[bytes]:
+        """Yield the keys of the default family without the prefix, in order; values are not read."""
+        iterator = self._db.iter(ReadOptions())
+        iterator.seek(prefix)
+        while iterator.valid() and (key := iterator.key()).startswith(prefix):
+            yield key[len(prefix) :]
+            iterator.next()
+
     def publish(self, puts: Iterable[tuple[bytes, bytes]], deletes: Iterable[bytes]) -> None:
         """Write one batch over the default family, synced: what it says is durable when this returns."""
         batch = WriteBatch(raw_mode=True)
@@ -126,6 +135,8 @@ class WarmStore:
         """Write a hot segment's columns and vectors; return their bytes. Not visible before a manifest names them."""
         assert segment.columns is not None, "only a hot segment has columns to save"
         total = 0
+        # An interrupted checkpoint may have left longer columns under this number.
+        self.drop_segment(storage_id, segment.number)
         vectors = {ROW_IDS: pa.array(segment.row_ids), BEGINS: pa.array(segment.begins)}
         for number, array in (vectors | segment.columns).items():
             data = _column_bytes(array)
@@ -139,11 +150,11 @@ class WarmStore:
         return total
 
     def save_rows(self, storage_id: int, segment: Segment) -> None:
-        """Write the row-form copy of a segment's live rows, for point reads once it is no longer hot."""
+        """Write the row-form copy of a segment's rows, for point reads once it is no longer hot."""
         batch, size = WriteBatch(raw_mode=True), 0
         for offset in range(segment.count):
             row = _encode(segment.row(offset))
-            batch.put(_row_key(storage_id, int(segment.row_ids[offset])), row, self._rows_family)
+            batch.put(_row_key(storage_id, segment.number, offset), row, self._rows_family)
             size += len(row)
             if size >= ROCKSDB_PIECE_BYTES:
                 self._write_rows(batch)
@@ -186,8 +197,8 @@ class WarmStore:
         """Return a writable copy of ROW_IDS or BEGINS."""
         return np.array(self.load_column(storage_id, segment_number, number), dtype=np.int64)
 
-    def load_row(self, storage_id: int, row_id: int) -> list[object] | None:
-        data = self._rows.get(_row_key(storage_id, row_id))
+    def load_row(self, storage_id: int, segment_number: int, offset: int) -> list[object] | None:
+        data = self._rows.get(_row_key(storage_id, segment_number, offset))
         return None if data is None else _decode_row(data)
 
     def drop_storage(self, storage_id: int) -> None:
@@ -195,10 +206,21 @@ class WarmStore:
         start, end = struct.pack(">Q", storage_id), struct.pack(">Q", storage_id + 1)
         self._columns.delete_range(start, end)
         self._rows.delete_range(start, end)
-        self._cache.drop_storage(storage_id)
+        self._cache.drop(lambda key: key[0] == storage_id)
+
+    def drop_segment(self, storage_id: int, segment_number: int) -> None:
+        """Delete every blob and row of one segment."""
+        start, end = _segment_key(storage_id, segment_number), _segment_key(storage_id, segment_number + 1)
+        try:
+            self._columns.delete_range(start, end)
+            self._rows.delete_range(start, end)
+        except Exception as error:
+            raise _write_error(error) from error
+        self._cache.drop(lambda key: key[:2] == (storage_id, segment_number))
 
     def drop_columns(self, storage_id: int, segment_number: int, numbers: Iterable[int]) -> None:
-        """Delete some columns of one segment: they have another home now."""
+        """Delete some columns of one segment, and its rows: they have another home now."""
+        self._rows.delete_range(_segment_key(storage_id, segment_number), _segment_key(storage_id, segment_number + 1))
         for number in numbers:
             self._columns.delete_range(
                 _column_key(storage_id, segment_number, number, 0),
@@ -233,7 +255,7 @@ class WarmSource:
         return {number: self._store.load_column(self._storage_id, self._segment, number) for number in numbers}
 
     def row(self, offset: int, row_id: int) -> Row:
-        values = self._store.load_row(self._storage_id, row_id)
+        values = self._store.load_row(self._storage_id, self._segment, offset)
         if values is not None:
             return self._codec.unpack(values)
         from services.storage.tiers.segment import column_reader
@@ -269,14 +291,19 @@ class ColumnCache:
                     _, old = self._arrays.popitem(last=False)
                     self.size_bytes -= old.nbytes
 
-    def drop_storage(self, storage_id: int) -> None:
+    def drop(self, chosen: Callable[[tuple[int, int, int]], bool]) -> None:
         with self._lock:
-            for key in [key for key in self._arrays if key[0] == storage_id]:
+            for key in [key for key in self._arrays if chosen(key)]:
                 self.size_bytes -= self._arrays.pop(key).nbytes
 
 
 def segment_key(storage_id: int, number: int) -> bytes:
     return _segment_key(storage_id, number)
+
+
+def unpack_segment_key(key: bytes) -> tuple[int, int]:
+    storage_id, number = _SEGMENT_KEY.unpack(key)
+    return storage_id, number
 
 
 def _column_bytes(array: pa.Array) -> bytes:
