@@ -110,9 +110,9 @@ class Engine:
         self.committer.commit(transaction, finished)
         return False
 
-    def reserve(self, sequence: Sequence, done: Committed) -> None:
-        """Log the next block of a sequence; `done` is called when it is in hand, or could not be had."""
-        through, taken = self.sequences.reserve(sequence)
+    def reserve(self, sequence: Sequence, at_least: int, done: Committed) -> None:
+        """Log the next block of a sequence, of at least so many values; `done` is called when it is in hand, or could not be had."""
+        through, taken = self.sequences.reserve(sequence, at_least)
         transaction = self.begin(Isolation.READ_COMMITTED, lambda error: None)
         transaction.sequences[sequence.id] = through
 

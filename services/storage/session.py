@@ -24,13 +24,16 @@ from orbit.kernel.errors import (
     TransactionAborted,
 )
 from orbit.kernel.records import Row
+from orbit.kernel.schema import Sequence as NumberSequence
 from orbit.kernel.types import SqlType
 from services.storage.client import FAILED, IDLE, IN_TRANSACTION, ColumnDescription, CopyFormat, SessionOwner
 from services.storage.engine import Engine
 from services.storage.sql.answer import EncodeRow, row_description, row_encoder
 from services.storage.sql.evaluate import EvaluationContext
 from services.storage.sql.plan import Plan, decode_parameters
+from services.storage.sql.session_sequences import SessionSequences
 from services.storage.sql.settings import Settings
+from services.storage.txn.sequences import ReservationNeeded
 from services.storage.txn.transaction import Isolation, Transaction
 
 if TYPE_CHECKING:
@@ -102,6 +105,8 @@ class StorageSession:
         self._next: Next = _same
         self._pending = False
         self._committing = False
+        self._sequences = SessionSequences(self)
+        self._reserving: object | None = None
         self._statement_began = 0.0
         """When a pending statement began, in seconds of perf_counter; 0 for none."""
         self._started_us = engine.clock.now_us()
@@ -219,6 +224,7 @@ class StorageSession:
             setting=self.settings.find,
             set_setting=self._set_config,
             started_us=self._started_us,
+            sequences=self._sequences,
         )
 
     def _set_config(self, name: str, value: str, local: bool) -> str:
@@ -346,11 +352,17 @@ class StorageSession:
     # Running.
 
     def _run(self, plan: Plan, parameters: Sequence[Any], formats: Sequence[int]) -> bytes | None:
-        if plan is not self._plan or not self._pending:
+        again = plan is self._plan and self._pending
+        self._sequences.start(again)
+        if not again:
             self.query_rows = None
         self._plan, self._parameters, self._formats = plan, parameters, formats
         began = perf_counter()
-        answer = plan.run(self, parameters, formats)
+        try:
+            answer = plan.run(self, parameters, formats)
+        except ReservationNeeded as needed:
+            self._reserve(needed.sequence)
+            answer = None
         if answer is None:
             self._statement_began = self._statement_began or began
             self._wait()
@@ -360,6 +372,17 @@ class StorageSession:
             if self.settings.changed:
                 self._tell_settings()
         return answer
+
+    def _reserve(self, sequence: NumberSequence) -> None:
+        """Wait until the sequence's next block is in hand, then run the statement again."""
+        waiting = self._reserving = object()
+
+        def done(outcome: int | OrbitError) -> None:
+            if self._reserving is waiting:
+                self._woken(outcome if isinstance(outcome, OrbitError) else None)
+
+        # A statement that draws many values gets ever larger blocks, so that it starts again only a few times.
+        self.engine.reserve(sequence, 2 * self._sequences.drawn, done)
 
     def _wait(self) -> None:
         if not self._pending:
@@ -484,6 +507,7 @@ class StorageSession:
         if error is not None:
             self.engine.count_failure(error)
         self._stop_timers()
+        self._reserving = None
         self._script, self._answers = [], []
         if self.copy is not None:
             self.copy.abandon()

@@ -13,7 +13,7 @@ from orbit.kernel.errors import NotSupported, OrbitError
 from orbit.kernel.types import Oid, SqlType
 from services.storage.client import IDLE, ColumnDescription
 from services.storage.sql.answer import command_complete
-from services.storage.sql.ddl.statements import need_table
+from services.storage.sql.ddl.names import need_table
 from services.storage.sql.parse.statement import (
     Kind,
     NameCommand,

@@ -22,7 +22,7 @@ from orbit.kernel.schema import Column, Table
 from orbit.kernel.types import arrow_type
 from services.storage.client import ColumnDescription, CopyFormat
 from services.storage.sql.answer import command_complete
-from services.storage.sql.ddl.statements import need_table
+from services.storage.sql.ddl.names import need_table
 from services.storage.sql.parse.statement import CopyCommand
 from services.storage.sql.plan import ControlPlan
 from services.storage.tiers.key_index import fragments_of

@@ -17,7 +17,7 @@ from services.storage.client import CopyFormat
 from services.storage.sql.answer import command_complete
 from services.storage.sql.bind import BindContext, bind_select_statement
 from services.storage.sql.copy import copy_format
-from services.storage.sql.ddl.statements import need_table
+from services.storage.sql.ddl.names import need_table
 from services.storage.sql.parse import Kind, Statement, parse
 from services.storage.sql.parse.statement import CopyCommand
 from services.storage.sql.queries import ScanPlan, stopper, stream

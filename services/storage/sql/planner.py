@@ -22,7 +22,8 @@ from services.storage.sql.bind import BindContext, Binder, bind_query, bind_sele
 from services.storage.sql.control import plan_control
 from services.storage.sql.copy import plan_copy_in
 from services.storage.sql.copy_out import plan_copy_out
-from services.storage.sql.ddl.statements import need_table, plan_ddl
+from services.storage.sql.ddl.names import need_table
+from services.storage.sql.ddl.statements import plan_ddl
 from services.storage.sql.dml.binding import bind_change, bind_insert
 from services.storage.sql.dml.rules import RowCheck, TableRules
 from services.storage.sql.dml.write import compile_change, compile_insert

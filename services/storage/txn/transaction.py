@@ -105,7 +105,7 @@ class Transaction:
 
     @property
     def wrote(self) -> bool:
-        return bool(self.writes or self.catalog_changes or self.chunks or self.origin)
+        return bool(self.writes or self.catalog_changes or self.chunks or self.sequences or self.origin)
 
     def new_row_id(self) -> int:
         """Return a provisional row id; the record that carries the row gives it its real one."""

@@ -50,7 +50,7 @@ def column_type(kind: exp.Expression) -> SqlType:
         raise NotSupported(f"type {kind.sql(dialect='postgres')} is not supported")
     oid = _TYPES.get(kind.this)
     if kind.this in _SERIAL:
-        raise NotSupported(f"type {kind.sql(dialect='postgres').lower()} is not supported")
+        return SqlType(_SERIAL[kind.this])
     if oid is None or kind.args.get("nested"):
         raise NotSupported(f"type {kind.sql(dialect='postgres').lower()} is not supported")
     numbers = [_integer(part) for part in kind.expressions if isinstance(part, exp.DataTypeParam)]
@@ -89,6 +89,8 @@ class Definition:
     columns: list[Column] = field(default_factory=list)
     keys: list[tuple[str | None, tuple[str, ...], bool, bool]] = field(default_factory=list)
     checks: list[tuple[str | None, exp.Expression]] = field(default_factory=list)
+    counted: set[str] = field(default_factory=set)
+    """Columns that a sequence of their own feeds: serial and identity."""
 
 
 def read_definition(items: Sequence[exp.Expression]) -> Definition:
@@ -113,6 +115,10 @@ def _read_column(definition: Definition, item: exp.ColumnDef, number: int) -> Co
     column_kind = column_type(item.args["kind"])
     nullable = True
     default: str | None = None
+    identity = ""
+    if item.args["kind"].this in _SERIAL:
+        definition.counted.add(name)
+        nullable = False
     for constraint in item.args.get("constraints") or ():
         label = constraint.args.get("this")
         label_name = identifier(label) if isinstance(label, exp.Identifier) else None
@@ -130,12 +136,24 @@ def _read_column(definition: Definition, item: exp.ColumnDef, number: int) -> Co
         elif isinstance(kind, exp.Reference):
             raise NotSupported("FOREIGN KEY constraints are not supported")
         elif isinstance(kind, exp.GeneratedAsIdentityColumnConstraint):
-            raise NotSupported("identity columns are not supported")
+            identity, nullable = _identity(kind, name, column_kind), False
+            definition.counted.add(name)
         elif isinstance(kind, exp.CollateColumnConstraint):
             raise NotSupported("COLLATE is not supported: text is ordered by its bytes")
         else:
             raise NotSupported(f"column constraint {constraint.sql(dialect='postgres')} is not supported")
-    return Column(number=number, name=name, type=column_kind, nullable=nullable, default=default)
+    return Column(number=number, name=name, type=column_kind, nullable=nullable, default=default, identity=identity)
+
+
+def _identity(kind: exp.Expression, name: str, column_kind: SqlType) -> str:
+    """Return `a` for GENERATED ALWAYS AS IDENTITY, `d` for BY DEFAULT. Its options are refused."""
+    if kind.args.get("expression") is not None:
+        raise NotSupported("generated columns are not supported")
+    if any(kind.args.get(option) is not None for option in ("start", "increment", "minvalue", "maxvalue", "cycle")):
+        raise NotSupported("options of identity columns are not supported")
+    if column_kind.oid not in (Oid.INT2, Oid.INT4, Oid.INT8):
+        raise OrbitError("identity column type must be smallint, integer, or bigint", sqlstate="22023", column=name)
+    return "a" if kind.this else "d"
 
 
 def read_constraint(definition: Definition, item: exp.Expression, label: str | None = None) -> None:

@@ -14,9 +14,18 @@ from sqlglot import exp
 
 from orbit.kernel.errors import ConstraintViolation, NotSupported, OrbitError
 from orbit.kernel.schema import Catalog, CatalogChange, Drop, Put, Role, Schema, Table
-from services.storage.sql.answer import command_complete
+from orbit.kernel.schema import Sequence as NumberSequence
 from services.storage.sql.bind.names import identifier
 from services.storage.sql.ddl.columns import Definition, build_checks, build_keys, read_constraint, read_definition
+from services.storage.sql.ddl.define import define
+from services.storage.sql.ddl.names import creation_schema, find_table, need_owner, need_superuser, need_table, target
+from services.storage.sql.ddl.sequences import (
+    column_sequence,
+    create_sequence,
+    default_of,
+    drop_sequence,
+    owned_sequences,
+)
 from services.storage.sql.parse.statement import Kind, RoleCommand, Statement
 from services.storage.sql.plan import ControlPlan
 from services.storage.txn.locks import Mode
@@ -26,30 +35,6 @@ if TYPE_CHECKING:
     from services.storage.session import StorageSession
 
 MAX_COLUMNS = 1600
-
-Action = Callable[["StorageSession", Transaction, Catalog], list[CatalogChange] | None]
-"""Returns the changes, or None when a lock must be waited for."""
-
-
-def define(tag: str, action: Action) -> ControlPlan:
-    """Return a plan that takes the catalog lock, runs `action` and applies its changes to the transaction's catalog."""
-    answer = command_complete(tag)
-
-    def run(session: StorageSession) -> bytes | None:
-        engine = session.engine
-        transaction = session.transaction_for_write()
-        if transaction.read_only:
-            raise OrbitError(f"cannot execute {tag} in a read-only transaction", sqlstate="25006")
-        if not engine.catalog_lock.acquire(transaction, 0, Mode.TABLE_DEFINE):
-            return None
-        changes = action(session, transaction, engine.catalog(transaction))
-        if changes is None:
-            return None
-        if changes:
-            transaction.change_catalog(engine.state.catalog, changes)
-        return answer
-
-    return ControlPlan(run)
 
 
 def plan_ddl(statement: Statement) -> ControlPlan:
@@ -66,60 +51,6 @@ def plan_ddl(statement: Statement) -> ControlPlan:
     if planner is None:
         raise NotSupported(f"{statement.kind.value.upper()} {what} is not supported".replace("  ", " "))
     return planner(tree)
-
-
-# Names.
-
-
-def _target(tree: exp.Expression) -> tuple[str | None, str]:
-    assert isinstance(tree, exp.Table)
-    if tree.args.get("catalog") is not None:
-        raise NotSupported("names with a database are not supported")
-    schema = tree.args.get("db")
-    return None if schema is None else identifier(schema), identifier(tree.this)
-
-
-def creation_schema(session: StorageSession, catalog: Catalog, named: str | None) -> str:
-    """Return the schema that a new object goes to."""
-    if named is not None:
-        if catalog.schema(named) is None:
-            raise OrbitError(f'schema "{named}" does not exist', sqlstate="3F000")
-        if named in ("pg_catalog", "information_schema"):
-            raise OrbitError(f'permission denied to create in schema "{named}"', sqlstate="42501")
-        return named
-    for name in session.settings.search_path:
-        if catalog.schema(name) is not None:
-            return name
-    raise OrbitError("no schema has been selected to create in", sqlstate="3F000")
-
-
-def find_table(session: StorageSession, catalog: Catalog, named: str | None, name: str) -> Table | None:
-    """Return a table by its name along the search path."""
-    for schema in (named,) if named is not None else session.settings.search_path:
-        table = catalog.table(schema, name)
-        if table is not None:
-            return table
-    return None
-
-
-def need_table(session: StorageSession, catalog: Catalog, named: str | None, name: str) -> Table:
-    table = find_table(session, catalog, named, name)
-    if table is None:
-        shown = f"{named}.{name}" if named else name
-        raise OrbitError(f'relation "{shown}" does not exist', sqlstate="42P01")
-    return table
-
-
-def need_owner(session: StorageSession, catalog: Catalog, table: Table) -> None:
-    role = catalog.role(session.user)
-    if role is None or not (role.superuser or table.owner in (role.name, *role.member_of)):
-        raise OrbitError(f"must be owner of table {table.name}", sqlstate="42501")
-
-
-def need_superuser(session: StorageSession, catalog: Catalog, action: str) -> None:
-    role = catalog.role(session.user)
-    if role is None or not role.superuser:
-        raise OrbitError(f"permission denied to {action}", sqlstate="42501")
 
 
 def _ids(catalog: Catalog) -> Iterator[int]:
@@ -149,7 +80,7 @@ def _create_table(tree: exp.Expression) -> ControlPlan:
         raise NotSupported("CREATE TABLE without a column list is not supported")
     for prop in (tree.args.get("properties") or exp.Properties()).expressions:
         _check_property(prop)
-    named, name = _target(tree.this.this)
+    named, name = target(tree.this.this)
     definition = read_definition(tree.this.expressions)
     if len(definition.columns) > MAX_COLUMNS:
         raise OrbitError(f"tables can have at most {MAX_COLUMNS} columns", sqlstate="54011")
@@ -164,6 +95,12 @@ def _create_table(tree: exp.Expression) -> ControlPlan:
         taken = _relation_names(catalog, schema) | {name}
         table_id, storage_id = next(ids), next(ids)
         columns, indexes = build_keys(name, definition.columns, definition.keys, lambda: next(ids), taken)
+        changes: list[CatalogChange] = []
+        for at, column in enumerate(columns):
+            if column.name in definition.counted:
+                sequence = column_sequence(schema, name, table_id, column, session.user, next(ids))
+                changes.append(Put(sequence))
+                columns[at] = msgspec.structs.replace(column, default=default_of(sequence))
         checks = build_checks(name, columns, definition.checks, lambda: next(ids), taken)
         table = Table(
             id=table_id,
@@ -175,6 +112,7 @@ def _create_table(tree: exp.Expression) -> ControlPlan:
             indexes=tuple(indexes),
             checks=tuple(checks),
         )
+        transaction.change_catalog(session.engine.state.catalog, changes)
         session.planner.check_table(session, table)
         return [Put(table)]
 
@@ -191,7 +129,7 @@ def _check_property(prop: exp.Expression) -> None:
 
 
 def _alter_table(tree: exp.Expression) -> ControlPlan:
-    named, name = _target(tree.this)
+    named, name = target(tree.this)
     actions = tree.args.get("actions") or []
     definition = Definition()
     for action_tree in actions:
@@ -230,7 +168,7 @@ def _alter_table(tree: exp.Expression) -> ControlPlan:
 def verify_rows(session: StorageSession, transaction: Transaction, old: Table, new: Table) -> None:
     """Raise what the rows that exist would raise against the constraints that are new. Reads the whole table."""
     engine = session.engine
-    store = engine.store(transaction, old)
+    store = engine.store_to_define(transaction, old)
     added = [index for index in new.indexes if index not in old.indexes]
     required = [
         at
@@ -269,7 +207,7 @@ def verify_rows(session: StorageSession, transaction: Transaction, old: Table, n
 def lock_tables(session: StorageSession, transaction: Transaction, tables: Sequence[Table]) -> bool:
     """Wait for the writers of these tables. False: queued."""
     for table in tables:
-        store = session.engine.store(transaction, table)
+        store = session.engine.store_to_define(transaction, table)
         if not session.engine.enter(transaction, store, Mode.TABLE_DEFINE):
             return False
     return True
@@ -288,7 +226,7 @@ def _create_index(tree: exp.Expression) -> ControlPlan:
     if not all(isinstance(part, exp.Column) for part in parts):
         raise NotSupported("indexes on expressions are not supported")
     names = tuple(identifier(part.this) for part in parts)
-    named, table_name = _target(index.args["table"])
+    named, table_name = target(index.args["table"])
     label = identifier(index.this) if index.this is not None else None
 
     def action(session: StorageSession, transaction: Transaction, catalog: Catalog) -> list[CatalogChange] | None:
@@ -311,7 +249,7 @@ def _create_index(tree: exp.Expression) -> ControlPlan:
 
 
 def _drop_table(tree: exp.Expression) -> ControlPlan:
-    targets = [_target(item) for item in tree.args.get("tables") or [tree.this]]
+    targets = [target(item) for item in tree.args.get("tables") or [tree.this]]
 
     def action(session: StorageSession, transaction: Transaction, catalog: Catalog) -> list[CatalogChange] | None:
         tables: list[Table] = []
@@ -326,13 +264,16 @@ def _drop_table(tree: exp.Expression) -> ControlPlan:
             tables.append(table)
         if not lock_tables(session, transaction, tables):
             return None
-        return [Drop(table.id) for table in tables]
+        owned = [sequence.id for table in tables for sequence in owned_sequences(catalog, table)]
+        return [Drop(number) for number in (*(table.id for table in tables), *owned)]
 
     return define("DROP TABLE", action)
 
 
 def _truncate(tree: exp.TruncateTable) -> ControlPlan:
-    targets = [_target(item) for item in tree.expressions]
+    if str(tree.args.get("identity") or "").upper() == "RESTART":
+        raise NotSupported("TRUNCATE .. RESTART IDENTITY is not supported")
+    targets = [target(item) for item in tree.expressions]
 
     def action(session: StorageSession, transaction: Transaction, catalog: Catalog) -> list[CatalogChange] | None:
         tables = [need_table(session, catalog, named, name) for named, name in targets]
@@ -395,10 +336,15 @@ def _drop_schema(tree: exp.Expression) -> ControlPlan:
             if not lock_tables(session, transaction, inside):
                 return None
             changes.extend(Drop(table.id) for table in inside)
+            changes.extend(Drop(item.id) for item in catalog.objects.values() if _is_sequence_in(item, name))
             changes.append(Drop(schema.id))
         return changes
 
     return define("DROP SCHEMA", action)
+
+
+def _is_sequence_in(item: object, schema: str) -> bool:
+    return isinstance(item, NumberSequence) and item.schema == schema
 
 
 def _role(command: RoleCommand) -> ControlPlan:
@@ -454,6 +400,8 @@ _PLANNERS: dict[tuple[type[exp.Expression], str], Callable[[exp.Expression], Con
     (exp.Create, "TABLE"): _create_table,
     (exp.Create, "INDEX"): _create_index,
     (exp.Create, "SCHEMA"): _create_schema,
+    (exp.Create, "SEQUENCE"): create_sequence,
+    (exp.Drop, "SEQUENCE"): drop_sequence,
     (exp.Alter, "TABLE"): _alter_table,
     (exp.Drop, "TABLE"): _drop_table,
     (exp.Drop, "SCHEMA"): _drop_schema,

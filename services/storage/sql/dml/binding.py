@@ -157,6 +157,12 @@ def _assigned(binder: Binder, scope: Scope, table: Table, at: int, node: exp.Exp
     if keyword and not _quoted(node):
         return None
     column = table.columns[at]
+    if column.identity == "a":
+        raise OrbitError(
+            f'cannot insert a non-DEFAULT value into column "{column.name}"',
+            sqlstate="428C9",
+            detail=f'Column "{column.name}" is an identity column defined as GENERATED ALWAYS.',
+        )
     value = bind(binder, scope, node)
     return coerce_for_assignment(binder.parameters, value, column.name, column.type, position_of(node))
 

@@ -123,6 +123,11 @@ class WritePlan:
     tag: str = ""
 
     @property
+    def is_point(self) -> bool:
+        """Whether the statement touches few rows: then its literals may become parameters of one shared plan."""
+        return True
+
+    @property
     def columns(self) -> tuple[ColumnDescription, ...] | None:
         return None if self.returning is None else self.returning.columns
 
@@ -158,6 +163,10 @@ class ChangePlan(WritePlan):
 
     finder: Finder
     assign: Callable[[Row, Parameters, EvaluationContext], Row] | None
+
+    @property
+    def is_point(self) -> bool:
+        return isinstance(self.finder, KeyFinder)
 
     def run(self, session: StorageSession, parameters: Parameters, formats: Sequence[int]) -> bytes | None:
         entered = self.enter(session)
@@ -231,6 +240,10 @@ class InsertPlan(WritePlan):
     """The plan of the query, when there is one; its rows arrive through `insert_rows`."""
     convert: Callable[[Row, EvaluationContext], Row] | None = None
     conflict: CompiledConflict | None = field(default=None)
+
+    @property
+    def is_point(self) -> bool:
+        return self.make_rows is not None
 
     def run(self, session: StorageSession, parameters: Parameters, formats: Sequence[int]) -> bytes | None:
         context = session.evaluation_context()
