@@ -178,9 +178,14 @@ def bulk_rows(effect: BulkInsert, table: Table) -> Iterator[Row]:
         batches = list(reader)
     if len(batches) != 1 or batches[0].num_rows != effect.row_count:
         raise LogCorrupt("a bulk insert does not hold the rows that it names")
-    columns = [python_values(batches[0].column(at), column.type.oid) for at, column in enumerate(table.columns)]
-    return zip(*columns, strict=True)
+    for start in range(0, effect.row_count, ROWS_AT_ONCE):
+        piece = batches[0].slice(start, ROWS_AT_ONCE)
+        columns = [python_values(piece.column(at), column.type.oid) for at, column in enumerate(table.columns)]
+        yield from zip(*columns, strict=True)
 
+
+ROWS_AT_ONCE: Final = 512
+"""Rows of a load that are turned into Python values in one go: bounds how long that holds the event loop."""
 
 _images: dict[int, tuple[Table, Callable[[Any], Image]]] = {}
 _shapes: dict[int, tuple[Table, Callable[[Row], Image]]] = {}

@@ -18,9 +18,9 @@ import structlog
 from orbit.chassis.nats import NatsError
 from orbit.kernel.clock import Clock
 from orbit.kernel.errors import LogCorrupt, OrbitError
-from orbit.kernel.limits import APPLY_TURN_S
 from services.cdc.sinks.interface import Diverged, Sink, StartAgain
 from services.cdc.source import Fold, Source
+from services.cdc.turns import Turns
 from services.storage.client import LogReader, RecordsTrimmed
 
 log = structlog.get_logger(__name__)
@@ -46,7 +46,10 @@ class Feed:
         clock: Clock,
         bookmark: Path | None,
         bookmark_interval_s: float = BOOKMARK_INTERVAL_S,
+        *,
+        rest_s: float = 0.0,
     ) -> None:
+        """`rest_s` is what the feed leaves to others between its turns on the event loop."""
         self.sink = sink
         self.failure: str | None = None
         self.trouble: str | None = "not started"
@@ -54,8 +57,11 @@ class Feed:
         self._clock = clock
         self._path = bookmark
         self._interval_s = bookmark_interval_s
+        self._rest_s = rest_s
         self._fold = Fold()
         self._began = False
+        self._level_us = clock.now_us()
+        """When the sink was last seen level with the log; before that, when this process began to try."""
 
     async def run(self) -> None:
         while True:
@@ -72,13 +78,17 @@ class Feed:
                 await asyncio.sleep(RETRY_S)
 
     def lag_ms(self, log_end: int) -> int:
-        """Return how far the sink is behind the log, whose last record is `log_end`."""
+        """Return how far the sink is behind the log, whose last record is `log_end`.
+
+        While the sink has not told where it stands: since when nothing is known to have arrived.
+        """
         oldest = self.sink.oldest_us
         if oldest is None:
             if self._began and self._fold.sequence >= log_end:
+                self._level_us = self._clock.now_us()
                 return 0
-            oldest = self._fold.time_us
-        return max(0, (self._clock.now_us() - oldest) // 1000) if oldest else 0
+            oldest = self._fold.time_us if self._began and self._fold.time_us else self._level_us
+        return max(0, (self._clock.now_us() - oldest) // 1000)
 
     def health(self, log_end: int) -> dict[str, Any]:
         """Return what `/health` tells of this feed."""
@@ -108,17 +118,15 @@ class Feed:
 
     async def _read(self, source: Source) -> None:
         loop = asyncio.get_running_loop()
-        turn_ends = loop.time() + APPLY_TURN_S
+        turns = Turns(self._rest_s)
         note_at = loop.time() + self._interval_s
         async for commits in source.groups():
             for commit in commits:
-                await self.sink.accept(commit, self._reader)
-            now = loop.time()
-            if self._path is not None and now >= note_at and await self._note():
+                await self.sink.accept(commit, self._reader, turns)
+                await turns.next()
+            if self._path is not None and loop.time() >= note_at and await self._note():
                 note_at = loop.time() + self._interval_s
-            if now >= turn_ends:
-                await asyncio.sleep(0)
-                turn_ends = loop.time() + APPLY_TURN_S
+            await turns.next()
 
     async def _note(self) -> bool:
         """Write the bookmark. False while a load is open."""

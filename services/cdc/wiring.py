@@ -19,6 +19,7 @@ from services.cdc.sinks.interface import Sink
 from services.cdc.sinks.jetstream import EventStream, StreamSettings
 from services.cdc.sinks.region import RegionSink, parse_target
 from services.cdc.sinks.stream import StreamSink
+from services.cdc.turns import REST_S
 from services.storage.client import read_log
 
 if TYPE_CHECKING:
@@ -73,7 +74,9 @@ def make_cdc(config: Config, server: NatsServer | None, metrics: Metrics) -> Cdc
             for target in config.cdc.replication_targets
         ]
         folder = Path(config.node.data_dir) / "cdc"
-        feeds = [Feed(sink, reader, SystemClock(), folder / _file_name(sink.name)) for sink in sinks]
+        rest_s = REST_S if {"gateway", "storage"} & set(config.node.roles) else 0.0
+        clock = SystemClock()
+        feeds = [Feed(sink, reader, clock, folder / _file_name(sink.name), rest_s=rest_s) for sink in sinks]
         return Parts(reader, feeds, connection.close)
 
     service = CdcService(connect)

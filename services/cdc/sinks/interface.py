@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from services.cdc.source import Commit
+from services.cdc.turns import Turns
 from services.storage.client import LogReader
 
 
@@ -34,7 +35,7 @@ class Sink(Protocol):
         """
         ...
 
-    async def accept(self, commit: Commit, log: LogReader) -> None:
+    async def accept(self, commit: Commit, log: LogReader, turns: Turns) -> None:
         """Take the next transaction, once there is room. What has arrived already is dropped here."""
         ...
 

@@ -22,6 +22,7 @@ from orbit.kernel.origin import Origin
 from services.cdc.backlog import Backlog
 from services.cdc.sinks.interface import Diverged, StartAgain
 from services.cdc.source import Commit, Load
+from services.cdc.turns import Turns
 from services.storage.client import LogReader, ReplicationTarget, connect_replication, encode_transaction
 
 log = structlog.get_logger(__name__)
@@ -105,7 +106,7 @@ class RegionSink:
         )
         return self._arrived
 
-    async def accept(self, commit: Commit, log: LogReader) -> None:
+    async def accept(self, commit: Commit, log: LogReader, turns: Turns) -> None:
         if commit.lsn <= self._arrived:
             return
         if self._timeline not in (0, commit.timeline):
@@ -139,7 +140,7 @@ class RegionSink:
                 pause = RETRY_FIRST_S
                 self._arrived, self._timeline = batch[-1].lsn, batch[-1].timeline
                 self.shipped += len(batch)
-                await self._backlog.done(len(batch))
+                self._backlog.done(len(batch))
                 self._go_on()
 
     async def drained(self) -> None:
@@ -189,7 +190,7 @@ class RegionSink:
                 pause = min(2 * pause, RETRY_LAST_S)
         if self._arrived < before:
             raise StartAgain(f"region {self._region} has lost what it had applied")
-        await self._backlog.discard_while(lambda shipment: shipment.lsn <= self._arrived)
+        self._backlog.discard_while(lambda shipment: shipment.lsn <= self._arrived)
 
     async def _ask(self) -> None:
         """Find the target's leader and its position. Raises OrbitError."""

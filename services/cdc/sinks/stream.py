@@ -32,6 +32,7 @@ from services.cdc.sinks.jetstream import (
     StreamFull,
 )
 from services.cdc.source import Commit
+from services.cdc.turns import Turns
 from services.storage.client import LogReader
 
 log = structlog.get_logger(__name__)
@@ -101,7 +102,7 @@ class StreamSink:
     def arrived(self) -> int:
         return self._arrived[0] if self._end.whole else self._arrived[0] - 1
 
-    async def accept(self, commit: Commit, log: LogReader) -> None:
+    async def accept(self, commit: Commit, log: LogReader, turns: Turns) -> None:
         if commit.lsn < self._arrived[0]:
             return
         if self._end.timeline not in (0, commit.timeline):
@@ -113,6 +114,7 @@ class StreamSink:
             if (event.lsn, event.position) > self._arrived:
                 message = self._message(event, commit.time_us)
                 await self._backlog.put(message, len(message.body) + MESSAGE_OVERHEAD_BYTES)
+            await turns.next()
 
     async def deliver(self) -> None:
         while True:
@@ -136,7 +138,7 @@ class StreamSink:
                 whole = last.position + 1 == last.total
                 self._end = End(self._end.sequence + len(batch), last.timeline, self._arrived, whole)
                 self.published += len(batch)
-                await self._backlog.done(len(batch))
+                self._backlog.done(len(batch))
                 self._go_on()
 
     async def drained(self) -> None:
@@ -166,7 +168,7 @@ class StreamSink:
             if end.position < self._arrived:
                 raise Diverged(f"stream {self._stream.settings.name} goes back to an older position")
             self._end, self._arrived = end, end.position
-            await self._backlog.discard_while(lambda message: (message.lsn, message.position) <= self._arrived)
+            self._backlog.discard_while(lambda message: (message.lsn, message.position) <= self._arrived)
         self._go_on()
 
     def _message(self, event: Event, time_us: int) -> Message:

@@ -177,14 +177,14 @@ async def test_the_backlog_gives_room_as_items_arrive_and_batches_in_order() -> 
     third = asyncio.create_task(backlog.put(3, 10))
     await asyncio.sleep(0)
     assert not third.done() and await backlog.peek(10, 1000) == [1, 2]
-    await backlog.done(1)
+    backlog.done(1)
     await third
     assert await backlog.peek(10, 1000) == [2, 3] and await backlog.peek(1, 1000) == [2]
     assert await backlog.peek(10, 45) == [2]
-    await backlog.discard_while(lambda item: item <= 2)
+    backlog.discard_while(lambda item: item <= 2)
     assert backlog.oldest == 3
     drained = asyncio.create_task(backlog.drained())
     await asyncio.sleep(0)
     assert not drained.done()
-    await backlog.done(1)
+    backlog.done(1)
     await drained
