@@ -8,6 +8,7 @@ that was open fails with 40001; a statement whose commit may or may not have hap
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -36,7 +37,8 @@ _log = structlog.get_logger(__name__)
 
 _BEGIN_ANSWER = b"C\x00\x00\x00\nBEGIN\x00"
 _ROLLBACK_ANSWER = b"C\x00\x00\x00\rROLLBACK\x00"
-_ENDS = ("commit", "end", "rollback", "abort")
+_END = re.compile(r"\s*(commit|end|rollback|abort)(\s+(work|transaction))?\s*;?\s*", re.IGNORECASE)
+"""ROLLBACK TO is not among them: it ends no block."""
 _BEGIN_WORDS = frozenset({"begin", "begin;", "start transaction", "start transaction;", "begin transaction"})
 _decode_columns = msgspec.msgpack.Decoder(list[ColumnDescription]).decode
 _decode_copy = msgspec.msgpack.Decoder(CopyFormat).decode
@@ -45,7 +47,7 @@ _decode_copy = msgspec.msgpack.Decoder(CopyFormat).decode
 class RemoteStatement:
     """A prepared statement. `number` is its name at the node that `link` leads to; prepared again elsewhere."""
 
-    __slots__ = ("begins", "columns", "commits", "ends", "link", "number", "parameter_oids", "reads", "sql")
+    __slots__ = ("begins", "columns", "commits", "link", "number", "parameter_oids", "reads", "sql")
 
     def __init__(self, sql: str, parameter_oids: Sequence[int], columns: Sequence[ColumnDescription] | None) -> None:
         self.sql = sql
@@ -56,7 +58,6 @@ class RemoteStatement:
         self.begins = sql.strip().lower() in _BEGIN_WORDS
         self.reads = _reads(sql)
         self.commits = _commits(sql)
-        self.ends = _ends(sql)
 
 
 class _Link:
@@ -253,6 +254,8 @@ class RemoteSession:
         self._may_commit = False
         self._block_lost = False
         """The open block went with its leader: until the client ends it, every statement fails."""
+        self._loss_told = False
+        """Its client has had the error that says so; without it, a COMMIT answered ROLLBACK would pass for one."""
         self._statement: RemoteStatement | None = None
         self._after_prepare: Callable[[], None] | None = None
         self._rows_sent = False
@@ -277,7 +280,7 @@ class RemoteSession:
         if statement.begins and self.status == IDLE and not parameters:
             return self._begin()
         if self._block_lost:
-            return self._in_lost_block(statement.ends)
+            return self._in_lost_block(statement.sql)
         begins, self._begins = self._begins, False
         arguments = (list(parameters), list(parameter_formats), list(result_formats), sync)
 
@@ -305,7 +308,7 @@ class RemoteSession:
         if self.status == IDLE and sql.strip().lower() in _BEGIN_WORDS:
             return self._begin()
         if self._block_lost:
-            return self._in_lost_block(_ends(sql))
+            return self._in_lost_block(sql)
         begins, self._begins = self._begins, False
         idle = self.status == IDLE
         reads = idle and _reads(sql) and ";" not in sql.rstrip().rstrip(";")
@@ -326,7 +329,7 @@ class RemoteSession:
     def fail(self) -> None:
         if self._begins:
             # The block exists only here yet, and now it has failed.
-            self._begins, self._block_lost = False, True
+            self._begins, self._block_lost, self._loss_told = False, True, True
         if self.status == IN_TRANSACTION:
             self.status = FAILED
         self._signal((self._number, Op.FAIL))
@@ -369,7 +372,8 @@ class RemoteSession:
         if event == Event.TERMINATED:
             self._terminated(unpack_error(message[3]))
             return
-        self.status = message[2]
+        # The new leader's session knows nothing of a block that was lost.
+        self.status = FAILED if self._block_lost else message[2]
         if event == Event.COPY_IN:
             self._owner.copy_in(_decode_copy(message[3]))
             return
@@ -398,14 +402,20 @@ class RemoteSession:
             return
         if self._pending is None:
             self._lose_block()
-        elif self._retry and not self._rows_sent:
+        elif self._retry and not self._rows_sent and (self.status == IDLE or self._only_prepares()):
+            # A prepare can be asked for again, the block around it cannot be had again.
+            self._lose_block()
             self._wait()
         else:
             self._fail_lost()
 
+    def _only_prepares(self) -> bool:
+        return self._pending is not None and self._pending[1] == Op.PREPARE and self._after_prepare is None
+
     def _lose_block(self) -> None:
         if self.status != IDLE and not self._begins:
             self._block_lost, self.status = True, FAILED
+            self._loss_told = False
 
     def _fail_lost(self) -> None:
         """The pending request will never be answered: say what is known of it."""
@@ -417,13 +427,20 @@ class RemoteSession:
             )
         else:
             self._lose_block()
+            self._loss_told = True
             self._owner.failed(_rolled_back())
 
-    def _in_lost_block(self, ends: bool) -> bytes:
-        if not ends:
-            raise TransactionAborted("current transaction is aborted, commands ignored until end of transaction block")
-        self._block_lost, self.status = False, IDLE
-        return _ROLLBACK_ANSWER
+    def _in_lost_block(self, sql: str) -> bytes:
+        """Answer a statement in a block that is gone: first what has happened, then as in any failed block."""
+        end = _END.fullmatch(sql)
+        told, self._loss_told = self._loss_told, True
+        if end is not None:
+            self._block_lost, self.status = False, IDLE
+            if told or end[1].lower() in ("rollback", "abort"):
+                return _ROLLBACK_ANSWER
+        if not told:
+            raise _rolled_back()
+        raise TransactionAborted("current transaction is aborted, commands ignored until end of transaction block")
 
     def _prepared(self, message: list[Any]) -> None:
         statement = self._statement
@@ -507,7 +524,3 @@ def _commits(sql: str) -> bool:
     """Return whether a text may hold a COMMIT. Rather too often than too seldom."""
     words = sql.lower()
     return "commit" in words or "end" in words
-
-
-def _ends(sql: str) -> bool:
-    return sql.strip().lower().startswith(_ENDS)
