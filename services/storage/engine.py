@@ -111,7 +111,7 @@ class Engine:
         return False
 
     def reserve(self, sequence: Sequence, at_least: int, done: Committed) -> None:
-        """Log the next block of a sequence, of at least so many values; `done` is called when it is in hand, or could not be had."""
+        """Log the next block of a sequence, of at least so many values; `done` tells when it is in hand, or why not."""
         through, taken = self.sequences.reserve(sequence, at_least)
         transaction = self.begin(Isolation.READ_COMMITTED, lambda error: None)
         transaction.sequences[sequence.id] = through

@@ -51,6 +51,8 @@ def column_type(kind: exp.Expression) -> SqlType:
     oid = _TYPES.get(kind.this)
     if kind.this in _SERIAL:
         return SqlType(_SERIAL[kind.this])
+    if kind.this is exp.DType.USERDEFINED:
+        raise OrbitError(f'type "{kind.sql(dialect="postgres")}" does not exist', sqlstate="42704")
     if oid is None or kind.args.get("nested"):
         raise NotSupported(f"type {kind.sql(dialect='postgres').lower()} is not supported")
     numbers = [_integer(part) for part in kind.expressions if isinstance(part, exp.DataTypeParam)]

@@ -1,0 +1,16 @@
+-- INSERT .. ON CONFLICT.
+CREATE TABLE stock (sku text PRIMARY KEY, n int NOT NULL, tag text UNIQUE);
+INSERT INTO stock VALUES ('a', 1, 't1'), ('b', 2, 't2');
+INSERT INTO stock VALUES ('a', 5) ON CONFLICT DO NOTHING;
+INSERT INTO stock VALUES ('a', 5), ('c', 3) ON CONFLICT (sku) DO NOTHING RETURNING sku;
+INSERT INTO stock VALUES ('a', 5) ON CONFLICT (sku) DO UPDATE SET n = stock.n + excluded.n RETURNING *;
+INSERT INTO stock VALUES ('a', 5) ON CONFLICT (sku) DO UPDATE SET n = 0 WHERE stock.n > 100 RETURNING *;
+INSERT INTO stock VALUES ('z', 1, 't1') ON CONFLICT (sku) DO UPDATE SET n = 9;
+INSERT INTO stock VALUES ('z', 1, 't1') ON CONFLICT (tag) DO UPDATE SET n = stock.n * 10 RETURNING *;
+INSERT INTO stock VALUES ('y', 1, 't1') ON CONFLICT DO NOTHING;
+INSERT INTO stock VALUES ('d', 1), ('d', 2) ON CONFLICT (sku) DO UPDATE SET n = excluded.n;
+INSERT INTO stock VALUES ('d', 1) ON CONFLICT (n) DO NOTHING;
+INSERT INTO stock VALUES ('d', 1) ON CONFLICT DO UPDATE SET n = 1;
+INSERT INTO stock AS s VALUES ('a', 1) ON CONFLICT ON CONSTRAINT stock_pkey DO UPDATE SET n = s.n + 1 RETURNING n;
+SELECT * FROM stock ORDER BY sku;
+DROP TABLE stock;

@@ -1,0 +1,34 @@
+-- SET, SHOW, RESET, and small queries without a table.
+SHOW standard_conforming_strings;
+SET application_name = 'conformance';
+SHOW application_name;
+RESET application_name;
+SET TimeZone = 'America/New_York';
+SELECT timestamptz '2024-07-01 12:00:00+00';
+SET TimeZone TO DEFAULT;
+SET nonsense = 1;
+SHOW nonsense;
+SET statement_timeout = 'soon';
+SET statement_timeout = '10s';
+SHOW statement_timeout;
+RESET statement_timeout;
+SELECT 1, 'x', 1.5, NULL, true;
+SELECT 7 / 2, -7 / 2, 7 % 3, 7.0 / 2, 2 ^ 10;
+SELECT 1 / 0;
+SELECT 2147483647 + 1;
+SELECT 'a' || 1 || NULL;
+SELECT length('Grüße'), upper('straße'), substr('hello', 2, 3);
+SELECT date '2024-02-29' + 365, date '2024-03-01' - date '2024-02-01';
+SELECT interval '1 day 2 hours' * 3, now() = now();
+SELECT CASE WHEN 1 > 2 THEN 'no' ELSE 'yes' END, coalesce(NULL, 5), nullif(3, 3);
+SELECT current_database() IS NOT NULL, current_schema();
+SELECT * FROM (VALUES (1, 'a'), (2, 'b')) v (n, s) ORDER BY n DESC;
+SELECT nosuch;
+SELECT nosuch();
+SELECT * FROM nosuch;
+SELEC 1;
+SELECT $1;
+SELECT 1;;
+;
+-- refused: validation of read sets is not there yet
+SET default_transaction_isolation = 'serializable';
