@@ -16,6 +16,7 @@ pytest_plugins: list[str] = [
     "tests.fixtures.fix_otlp",
     "tests.fixtures.fix_pg_backend",
     "tests.fixtures.fix_postgres",
+    "tests.fixtures.fix_regions",
     "tests.fixtures.fix_storage",
     "tests.fixtures.fix_weed",
 ]

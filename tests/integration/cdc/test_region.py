@@ -1,130 +1,24 @@
-"""Replication between two regions: real states and engines over logs in memory, a real gRPC connection between them."""
+"""Replication between two regions: what arrives, exactly once, whatever is cut off on the way."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from decimal import Decimal
-from pathlib import Path
-from typing import Any
 
-import grpc.aio
 import msgspec
 import pytest
 
-from orbit.chassis.rpc import RpcServer, open_channel
 from orbit.kernel import records
-from orbit.kernel.clock import SystemClock
-from orbit.kernel.errors import LogUnavailable, NotLeader, OrbitError, ReadOnly
-from orbit.kernel.ids import DEFAULT_SHARD
 from orbit.kernel.origin import Origin
 from orbit.kernel.records import Kind
 from orbit.kernel.schema import Column, Put, Role, Schema, Sequence
 from orbit.kernel.types import Oid, SqlType
-from services.cdc.feed import Feed
 from services.cdc.sinks.region import RegionSink
-from services.storage.checkpoint import Checkpointer
-from services.storage.client import connect_replication
 from services.storage.log.memory import Fate, MemoryLog
-from services.storage.replication import Batch, Replicator
-from services.storage.replication_rpc import ReplicationServicer
-from services.storage.session import StorageSession
-from services.storage.state import State
-from services.storage.tiers.warm import WarmStore
-from services.storage.txn.transaction import Isolation, Transaction
-from tests.fixtures.fix_shard import COLUMNS, Shard, eventually, make_table, to_arrow
-
-KEYED = make_table(1, "keyed")
-BARE = make_table(2, "bare", keyed=False)
-
-
-class Target:
-    """A node of the replica region behind a gRPC server."""
-
-    def __init__(self, log: MemoryLog, port: int = 0, *, accepts: bool = True) -> None:
-        self.log = log
-        self.shard = Shard(log)
-        self.port = port
-        self.accepts = accepts
-        self.leads = True
-        self.leader_address = ""
-
-    async def start(self) -> None:
-        await self.shard.start()
-        self.replicator = Replicator(self.shard.engine, "west", accepts=self.accepts)
-        self.server = RpcServer(host="127.0.0.1", port=self.port)
-        ReplicationServicer(self.replicator, lambda: self.leads, lambda: self.leader_address).register(
-            self.server.server
-        )
-        await self.server.start()
-        self.port = self.server.port
-
-    async def stop(self) -> None:
-        await self.server.stop(0)
-        await self.shard.stop()
-
-
-class Regions:
-    """The source's shard and the target, and the source's cdc between them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.source = Shard(MemoryLog())
-        self.target = Target(MemoryLog())
-        self.folder = folder
-
-    def feed(self, *, batch_size: int = 100, target: str = "", bookmarks: bool = False) -> Feed:
-        sink = RegionSink(
-            target or f"127.0.0.1:{self.target.port}",
-            "east",
-            _channel,
-            self.source.log,
-            batch_size=batch_size,
-            flush_interval_ms=1,
-        )
-        return Feed(sink, self.source.log, SystemClock(), self.folder / "west.bookmark" if bookmarks else None, 0.0)
-
-    @asynccontextmanager
-    async def shipping(self, **settings: Any) -> AsyncIterator[Feed]:
-        feed = self.feed(**settings)
-        running = asyncio.create_task(feed.run())
-        try:
-            yield feed
-        finally:
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
-            assert isinstance(feed.sink, RegionSink)
-            await feed.sink.close()
-
-    async def arrived(self, feed: Feed, lsn: int) -> None:
-        await eventually(lambda: feed.sink.arrived >= lsn or feed.failure)
-        assert feed.failure is None, feed.failure
-
-    def assert_equal(self) -> None:
-        one, two = self.source.state, self.target.shard.state
-        assert dict(one.catalog.objects) == dict(two.catalog.objects)
-        for table in one.catalog.tables():
-            assert self.source.rows(table.name) == self.target.shard.rows(table.name), table.name
-
-
-def _channel(address: str, secure: bool) -> grpc.aio.Channel:
-    assert not secure
-    return open_channel(address)
-
-
-@pytest.fixture
-async def regions(tmp_path: Path) -> AsyncIterator[Regions]:
-    regions = Regions(tmp_path)
-    await regions.source.start()
-    await regions.target.start()
-    yield regions
-    await regions.target.stop()
-    await regions.source.stop()
-
-
-def row(number: int, name: str | None = "a", price: str | None = "1.50") -> tuple[Any, ...]:
-    return number, name, None if price is None else Decimal(price)
+from services.storage.txn.transaction import Transaction
+from tests.fixtures.fix_regions import BARE, KEYED, Regions, Target, row
+from tests.fixtures.fix_shard import COLUMNS, Shard, eventually, make_table
 
 
 async def test_everything_of_the_catalog_and_the_rows_arrive(regions: Regions) -> None:
@@ -360,31 +254,6 @@ async def test_a_node_that_does_not_lead_names_the_leader(regions: Regions) -> N
     await follower.stop()
 
 
-async def test_a_batch_out_of_order_is_refused(regions: Regions) -> None:
-    channel = open_channel(f"127.0.0.1:{regions.target.port}")
-    client = connect_replication(channel, DEFAULT_SHARD, "east")
-    await client.apply(1, 0, 100, None, [])
-    for follows, through in ((0, 100), (0, 200), (99, 200), (101, 200), (100, 100)):
-        with pytest.raises(OrbitError, match="does not follow") as caught:
-            await client.apply(1, follows, through, None, [])
-        assert caught.value.sqlstate == "55000"
-    with pytest.raises(OrbitError, match="does not follow"):
-        await client.apply(2, 100, 200, None, [])
-    stranger = connect_replication(channel, DEFAULT_SHARD, "south")
-    with pytest.raises(OrbitError, match="replicates east, not south"):
-        await stranger.position()
-    await channel.close()
-
-
-async def test_a_region_with_data_of_its_own_and_a_primary_refuse(regions: Regions) -> None:
-    await regions.target.shard.run(regions.target.shard.create(KEYED))
-    replicator = regions.target.replicator
-    with pytest.raises(OrbitError, match="has data that does not come from east"):
-        await replicator.position("east")
-    with pytest.raises(OrbitError, match="is no replica"):
-        await Replicator(regions.target.shard.engine, "west", accepts=False).position("east")
-
-
 async def test_a_change_to_a_row_that_is_not_there_stops_the_feed(regions: Regions) -> None:
     source, target = regions.source, regions.target
     await source.run(source.create(KEYED))
@@ -415,95 +284,3 @@ async def test_what_came_from_the_target_does_not_go_back(regions: Regions) -> N
     async with regions.shipping() as feed:
         await regions.arrived(feed, last)
     assert regions.target.shard.rows("keyed") == {row(2): 1}
-
-
-async def test_a_canceled_call_neither_loses_nor_doubles_its_commit(regions: Regions) -> None:
-    """The caller goes while its commit is under way: the position waits for the outcome."""
-    target = regions.target
-    landed: list[Callable[[], object]] = []
-    target.log._schedule = landed.append
-    applying = asyncio.create_task(target.replicator.apply(Batch("east", 1, 0, 100), _parts([])))
-    await eventually(lambda: landed)
-    applying.cancel()
-    asking = asyncio.create_task(target.replicator.position("east"))
-    await asyncio.sleep(0.01)
-    assert not asking.done()
-    landed.pop()()
-    assert (await asking).lsn == 100
-    with pytest.raises(asyncio.CancelledError):
-        await applying
-
-
-async def _parts(*parts: Any) -> AsyncIterator[Any]:
-    for part in parts:
-        yield part
-
-
-async def test_a_batch_that_breaks_off_leaves_nothing(regions: Regions) -> None:
-    source, target = regions.source, regions.target
-    await source.run(source.create(KEYED))
-    async with regions.shipping() as feed:
-        await regions.arrived(feed, source.state.applied_lsn)
-    known = (await target.replicator.position("east")).lsn
-    load = records.BulkInsert(KEYED.storage_id, 1, to_arrow([row(1)], KEYED))
-    with pytest.raises(OrbitError, match="without its transactions"):
-        await target.replicator.apply(Batch("east", 1, known, known + 1), _parts(load))
-    target.log.not_durable = "refused"
-    with pytest.raises(LogUnavailable, match="refused"):
-        await target.replicator.apply(Batch("east", 1, known, known + 1), _parts(load, []))
-    target.log.not_durable = None
-    assert (await target.replicator.position("east")).lsn == known
-    await target.shard.run(target.shard.insert("keyed", row(2)))
-    assert target.shard.rows("keyed") == {row(2): 1}
-    # Its load is void, also when the log did not take the word for it at once: an open load would stop checkpoints.
-    await eventually(lambda: not target.shard.state.loads)
-    await target.shard.stop()
-    with pytest.raises(NotLeader):
-        await target.replicator.position("east")
-
-
-async def test_the_position_survives_in_a_checkpoint(regions: Regions, tmp_path: Path) -> None:
-    source = regions.source
-    last = await source.run(source.create(KEYED))
-    async with regions.shipping() as feed:
-        await regions.arrived(feed, last)
-    warm = WarmStore(
-        tmp_path / "rocks",
-        block_cache_bytes=1 << 20,
-        write_buffer_bytes=1 << 20,
-        max_open_files=100,
-        column_cache_bytes=1 << 20,
-    )
-    checkpointer = Checkpointer(regions.target.shard.state, warm, None)
-    capture = checkpointer.capture()
-    assert capture is not None
-    checkpointer.write(capture)
-    restored = State(regions.target.shard.state.catalog)
-    assert Checkpointer(restored, warm, None).load()
-    assert restored.origins == {"east": Origin("east", 1, last)}
-    warm.close()
-
-
-class _Plans:
-    """What a session asks of the planner before it runs anything."""
-
-    default_isolation = Isolation.READ_COMMITTED
-
-
-async def test_a_local_session_reads_and_cannot_write(regions: Regions) -> None:
-    source, target = regions.source, regions.target.shard
-    await source.run(source.create(KEYED))
-    last = await source.run(source.insert("keyed", row(1)))
-    async with regions.shipping() as feed:
-        await regions.arrived(feed, last)
-    session = StorageSession(target.engine, _Plans(), None, "orbit", "orbit", {})  # type: ignore[arg-type]
-    session.region_read_only = True
-    transaction = session.transaction_for_write()
-    store = target.state.store(KEYED)
-    assert [item[1] for item in target.engine.rows(transaction, store)] == [row(1)]
-    with pytest.raises(OrbitError) as caught:
-        target.engine.enter(transaction, store)
-    assert caught.value.sqlstate == "25006"
-    with pytest.raises(ReadOnly):
-        session.set_modes(None, False)
-    target.engine.rollback(transaction)
