@@ -94,6 +94,8 @@ class DurabilityMonitor:
 
     def __init__(self, connection: NatsConnection, system: NatsConnection, stream: str) -> None:
         self.reason: str | None = NOT_CHECKED_YET
+        self.certain = False
+        """Whether `reason` is what the servers said, and not that they could not be asked."""
         self._connection = connection
         self._system = system
         self._stream = stream
@@ -150,6 +152,7 @@ class DurabilityMonitor:
             if self.reason is None and self._unanswered < UNANSWERED_CHECKS:
                 log.warning("log durability check unanswered", stream=self._stream, reason=verdict.reason)
                 return
+        self.certain = verdict.certain
         if verdict.reason == self.reason:
             return
         self.reason = verdict.reason
@@ -162,7 +165,7 @@ class DurabilityMonitor:
 
     def _state_changed(self, connected: bool) -> None:
         """What is behind a new connection may be another server, or the same with another configuration."""
-        self.reason = NOT_CHECKED_YET
+        self.reason, self.certain = NOT_CHECKED_YET, False
         if connected:
             self._wake.set()
 

@@ -24,12 +24,16 @@ class AppendUnknown(Exception):
 
 
 class AppendRefused(Exception):
-    """The log surely did not take the record: full, unreachable before sending, or not durable (`reason` says)."""
+    """The log surely did not take the record: full, unreachable before sending, or not durable (`reason` says).
 
-    def __init__(self, reason: str, *, full: bool = False) -> None:
+    `passing`: it is worth a wait; the log's servers are electing a leader, or being restarted.
+    """
+
+    def __init__(self, reason: str, *, full: bool = False, passing: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
         self.full = full
+        self.passing = passing
 
 
 class RecordsTrimmed(Exception):

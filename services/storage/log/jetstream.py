@@ -46,6 +46,7 @@ NO_ROOM: Final = (10002, 10023, 10047)
 """The account or the server is past its storage limit. A replicated stream may say so after replicating the record."""
 SURELY_NOT_TAKEN: Final = (10008, 10009, 10039, 10054, 10109)
 """JetStream unavailable, not the leader, disabled for the account, too large, stream sealed."""
+ELECTING: Final = (10008, 10009)
 NO_RESPONDERS: Final = 503
 
 _LAST_SEQUENCE: Final = re.compile(r"\d+$")
@@ -133,7 +134,7 @@ class JetStreamLog:
     def append(self, data: bytes, expected_sequence: int, done: Done, traceparent: str = "") -> None:
         monitor = self._monitor
         if monitor is not None and monitor.reason is not None:
-            self._refuse(done, f"log is not known to be durable: {monitor.reason}")
+            self._refuse(done, f"log is not known to be durable: {monitor.reason}", passing=not monitor.certain)
             return
         if self._full_reason is not None:
             self._refuse(done, f"log is full: {self._full_reason}", full=True)
@@ -154,7 +155,7 @@ class JetStreamLog:
         try:
             self._connection.publish(self._subject, data, reply, headers)
         except NatsDisconnected as error:
-            self._refuse(done, str(error))
+            self._refuse(done, str(error), passing=True)
             return
         self._pending[reply] = (done, expected_sequence, self._loop.time() + self._append_timeout_s)
         if self._timer is None:
@@ -203,7 +204,7 @@ class JetStreamLog:
             return
         done, expected, _ = pending
         if headers and not data and wire.parse_status(headers)[0] == NO_RESPONDERS:
-            done(AppendRefused(f"no server takes records of log stream {self._stream.name} now"))
+            done(AppendRefused(f"no server takes records of log stream {self._stream.name} now", passing=True))
             return
         try:
             ack = _decode_ack(data)
@@ -221,8 +222,8 @@ class JetStreamLog:
         else:
             done(ack.seq)
 
-    def _refuse(self, done: Done, reason: str, *, full: bool = False) -> None:
-        self._loop.call_soon(done, AppendRefused(reason, full=full))
+    def _refuse(self, done: Done, reason: str, *, full: bool = False, passing: bool = False) -> None:
+        self._loop.call_soon(done, AppendRefused(reason, full=full, passing=passing))
 
     def _check_full(self) -> None:
         assert self._full is not None
@@ -266,5 +267,5 @@ def _failure(error: ApiError, expected: int, replicated: bool) -> Exception:
     if is_full or (error.err_code in NO_ROOM and not replicated):
         return AppendRefused(f"log is full: {error.description}", full=True)
     if error.err_code in SURELY_NOT_TAKEN:
-        return AppendRefused(f"log takes no records: {error.description}")
+        return AppendRefused(f"log takes no records: {error.description}", passing=error.err_code in ELECTING)
     return AppendUnknown(f"{error.description} ({error.err_code})")

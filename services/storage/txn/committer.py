@@ -41,6 +41,9 @@ Committed = Callable[[int | OrbitError], None]
 """Gets the LSN of the commit, or why it did not happen."""
 
 SETTLE_RETRY_S = 0.2
+REFUSED_RETRY_S = 0.1
+REFUSED_PATIENCE_S = 12.0
+"""How long commits wait for a log that takes no records: an election of its servers takes 5 to 8 s."""
 ENVELOPE_RESERVE_BYTES = 16_384
 """What the log's own headers may add to a record."""
 
@@ -80,6 +83,8 @@ class Committer:
         self._scheduled = False
         self._failure: OrbitError | None = None
         self._last_time_us = state.applied_time_us
+        self._refused_since: float | None = None
+        self._refusal_told = False
         self._idle = asyncio.Event()
         self._idle.set()
         self.groups = 0
@@ -127,7 +132,10 @@ class Committer:
 
     def _flush(self) -> None:
         self._scheduled = False
-        if self._in_flight or not self._queue:
+        if self._in_flight:
+            return
+        if not self._queue:
+            self._idle.set()
             return
         items = self._take(GROUP_MAX_TRANSACTIONS)
         try:
@@ -233,6 +241,7 @@ class Committer:
     def _applied(self, items: list[_Item], record: Record, sequence: int) -> None:
         state = self._state
         assert sequence == state.applied_sequence + 1, "the log gave a sequence that was not expected"
+        self._taken_again()
         self._last_time_us = record.time_us + len(items)
         if not self._apply(sequence, record, self._data):
             for item in items:
@@ -257,13 +266,38 @@ class Committer:
             self.stop(error)
             self._lost("another leader appended to the log")
         elif isinstance(outcome, AppendRefused):
+            if self._wait_for_log(items, outcome):
+                return
             error = DiskFull(f"the log is full: {outcome.reason}") if outcome.full else LogUnavailable(outcome.reason)
-            _log.error("the log refused an append", reason=outcome.reason)
         else:
             error = LogUnavailable(f"the log failed: {outcome}")
             _log.error("the log failed an append", error=repr(outcome))
         for item in items:
             item.done(error)
+
+    def _wait_for_log(self, items: list[_Item], outcome: AppendRefused) -> bool:
+        """Give the items back to the queue, to be tried again soon. False: it has lasted too long, or cannot help."""
+        now = self._loop.time()
+        if self._refused_since is None:
+            self._refused_since = now
+            _log.warning("the log takes no record", reason=outcome.reason)
+        if not outcome.passing or now - self._refused_since > REFUSED_PATIENCE_S:
+            if not self._refusal_told:
+                self._refusal_told = True
+                _log.error("the log takes no record, commits fail", reason=outcome.reason)
+            return False
+        if self._failure is not None:
+            return False
+        self._queue.extendleft(reversed(items))
+        self._scheduled = True
+        self._loop.call_later(REFUSED_RETRY_S, self._flush)
+        return True
+
+    def _taken_again(self) -> None:
+        if self._refused_since is not None:
+            seconds = round(self._loop.time() - self._refused_since, 3)
+            _log.info("the log takes records again", seconds=seconds)
+            self._refused_since, self._refusal_told = None, False
 
     def _apply(self, sequence: int, record: Record, data: bytes) -> bool:
         """Apply an appended record. False: the state is broken now, and the reign over."""
@@ -296,6 +330,7 @@ class Committer:
     def _settled_by_noop(self, sequence: int, record: Record, data: bytes) -> None:
         items, self._in_flight, self._record = self._in_flight, [], None
         self._last_time_us = record.time_us
+        self._taken_again()
         self._apply(sequence, record, data)
         error = SerializationFailure("the commit did not reach the log, try again")
         for item in items:
