@@ -108,7 +108,7 @@ def check(engine: Engine, expected: dict[str, Result], name: str) -> None:
 def test_every_row_is_there(loaded: Engine) -> None:
     with loaded.connect() as connection:
         for table, rows in ROWS.items():
-            assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (rows,)  # type: ignore[arg-type]
+            assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (rows,)
 
 
 @pytest.mark.parametrize("name", QUERIES)
