@@ -26,9 +26,7 @@ def tpch(
 ) -> Iterator[tuple[psycopg.Connection[Any], Engine]]:
     folder = tmp_path_factory.mktemp("tpch")
     generator = Path(sys.executable).parent / "tpchgen-cli"
-    subprocess.run(
-        [str(generator), "csv", "-s", SCALE, f"--output-dir={folder}"], check=True, capture_output=True
-    )
+    subprocess.run([str(generator), "csv", "-s", SCALE, f"--output-dir={folder}"], check=True, capture_output=True)
     with psycopg.connect(postgres_dsn, autocommit=True) as connection:
         connection.execute("create database sql_tpch")
     with psycopg.connect(postgres_dsn, dbname="sql_tpch", autocommit=True) as connection:

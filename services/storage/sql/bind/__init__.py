@@ -36,6 +36,7 @@ from services.storage.sql.bind.tree import (
     walk,
 )
 from services.storage.sql.parse import Statement, parse
+from services.storage.sql.parse.errors import too_complex
 
 MAX_RESULT_COLUMNS = 1664
 
@@ -44,7 +45,10 @@ def bind_select_statement(statement: Statement, context: BindContext, parameter_
     """Bind a query statement. `parameter_oids` are the client's; 0 leaves a type open. Raises OrbitError."""
     assert statement.tree is not None
     binder = Binder(context, parameter_oids)
-    return finish(binder, bind_query(binder, None, statement.tree))
+    try:
+        return finish(binder, bind_query(binder, None, statement.tree))
+    except RecursionError:
+        raise too_complex("stack depth limit exceeded") from None
 
 
 def finish(binder: Binder, query: Query) -> BoundQuery:

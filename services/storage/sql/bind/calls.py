@@ -13,7 +13,6 @@ from services.storage.sql.bind import errors, expressions, subqueries
 from services.storage.sql.bind.binder import Binder
 from services.storage.sql.bind.coerce import unify
 from services.storage.sql.bind.errors import position_of
-from services.storage.sql.bind.names import identifier
 from services.storage.sql.bind.scope import Scope
 from services.storage.sql.bind.signatures import FUNCTIONS, Signature
 from services.storage.sql.bind.tree import (
@@ -23,12 +22,10 @@ from services.storage.sql.bind.tree import (
     Const,
     Expression,
     Extreme,
-    Frame,
     FunctionCall,
     GroupingCall,
     NullIf,
     SortKey,
-    WindowCall,
     walk,
 )
 from services.storage.sql.bind.type_catalog import (
@@ -37,7 +34,6 @@ from services.storage.sql.bind.type_catalog import (
     ANYELEMENT,
     BY_NAME,
     INT4,
-    INT8,
     TEXT,
     UNKNOWN,
     is_array,
@@ -52,7 +48,7 @@ def call_name(node: exp.Expr) -> str:
     return str(name).lower()
 
 
-def _args(binder: Binder, scope: Scope, nodes: list[exp.Expr]) -> list[Expression]:
+def bound_arguments(binder: Binder, scope: Scope, nodes: list[exp.Expr]) -> list[Expression]:
     for node in nodes:
         if isinstance(node, exp.Kwarg):
             raise errors.unsupported("named argument", node)
@@ -77,7 +73,7 @@ def bind_call(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     position = position_of(node)
     if "s" in kinds:
         raise errors.unsupported(f"set-returning function {name} inside an expression", node)
-    args = _args(binder, scope, node.expressions)
+    args = bound_arguments(binder, scope, node.expressions)
     cast = _as_cast(binder, name, args, position)
     if cast is not None:
         return cast
@@ -95,14 +91,14 @@ def _as_cast(binder: Binder, name: str, args: list[Expression], position: int | 
 
 
 def _coalesce(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
-    args = _args(binder, scope, node.expressions)
+    args = bound_arguments(binder, scope, node.expressions)
     target, converted = unify(binder.parameters, args, "COALESCE", [position_of(item) for item in node.expressions])
     return Coalesce(target, tuple(converted))
 
 
 def _extreme(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     name = call_name(node)
-    args = _args(binder, scope, node.expressions)
+    args = bound_arguments(binder, scope, node.expressions)
     target, converted = unify(binder.parameters, args, name.upper(), [position_of(item) for item in node.expressions])
     signature, compared, _ = binder.operator_parts("<", (converted[0], converted[0]), position_of(node))
     if compared[0].type.oid != target.oid:
@@ -112,7 +108,7 @@ def _extreme(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
 
 
 def _nullif(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
-    args = _args(binder, scope, node.expressions)
+    args = bound_arguments(binder, scope, node.expressions)
     if len(args) != 2:
         raise OrbitError('syntax error at or near ")"', sqlstate="42601", position=position_of(node))
     signature, compared, _ = binder.operator_parts("=", args, position_of(node))
@@ -121,7 +117,7 @@ def _nullif(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
 
 
 def _grouping(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
-    return GroupingCall(INT4, tuple(_args(binder, scope, node.expressions)))
+    return GroupingCall(INT4, tuple(bound_arguments(binder, scope, node.expressions)))
 
 
 def _row(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
@@ -146,7 +142,7 @@ def _precise_keyword(binder: Binder, scope: Scope, node: exp.Expr) -> Expression
 
 
 def _concat(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
-    args = _args(binder, scope, node.expressions)
+    args = bound_arguments(binder, scope, node.expressions)
     # Each value goes in by its output function, as text; format keeps its template first.
     converted = [binder.coerce(item, TEXT, "e") if item.type.oid != Oid.TEXT else item for item in args]
     converted = [_boolean_as_letter(item, original) for item, original in zip(converted, args, strict=True)]
@@ -164,21 +160,21 @@ BOOL_OUT: Final = Signature("boolout", (Oid.BOOL,), Oid.TEXT, "f", key="boolout(
 
 
 def _typeof(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
-    args = _args(binder, scope, node.expressions)
+    args = bound_arguments(binder, scope, node.expressions)
     if len(args) != 1:
         raise errors.undefined_function("pg_typeof", [item.type for item in args], position_of(node))
     return binder.function("pg_typeof", (args[0], Const(SqlType(Oid.OID), args[0].type.oid)), position_of(node))
 
 
 def _array_to_string(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
-    args = _args(binder, scope, node.expressions)
+    args = bound_arguments(binder, scope, node.expressions)
     if args and is_array(args[0].type.oid):
         args[0] = binder.coerce(args[0], SqlType(1009), "e")
     return binder.function("array_to_string", args, position_of(node))
 
 
 def _interval(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
-    args = _args(binder, scope, node.expressions)
+    args = bound_arguments(binder, scope, node.expressions)
     if len(args) != 1:
         raise errors.unsupported("interval of this form", node)
     return binder.coerce(args[0], SqlType(Oid.INTERVAL), "e", position_of(node))
@@ -254,7 +250,7 @@ def bind_within_group(binder: Binder, scope: Scope, node: exp.Expr) -> Expressio
     return bind_aggregate(binder, scope, node.this, None, node.expression)
 
 
-def _split_arguments(node: exp.Expr) -> tuple[list[exp.Expr], bool, list[exp.Expr]]:
+def split_arguments(node: exp.Expr) -> tuple[list[exp.Expr], bool, list[exp.Expr]]:
     """Return a call's arguments, whether DISTINCT stands before them, and its ORDER BY."""
     nodes = list(node.expressions)
     order: list[exp.Expr] = []
@@ -309,13 +305,15 @@ def bind_aggregate(
             raise OrbitError(
                 f"FILTER specified, but {name} is not an aggregate function", sqlstate="42809", position=position
             )
-        raise errors.undefined_function(name, [item.type for item in _args(binder, scope, node.expressions)], position)
+        raise errors.undefined_function(
+            name, [item.type for item in bound_arguments(binder, scope, node.expressions)], position
+        )
     if scope.inside_aggregate:
         raise errors.grouping_error("aggregate function calls cannot be nested", position)
     if not scope.aggregates:
         raise errors.not_allowed("aggregate functions", scope.clause, "42803", position)
     inner = replace(scope, inside_aggregate=True, windows=False)
-    nodes, distinct, order_nodes = _split_arguments(node)
+    nodes, distinct, order_nodes = split_arguments(node)
     if len(nodes) == 1 and isinstance(nodes[0], exp.Star):
         nodes = []
         if name != "count":
@@ -326,7 +324,7 @@ def bind_aggregate(
         raise OrbitError(
             "count(*) must be used to call a parameterless aggregate function", sqlstate="42809", position=position
         )
-    args = _args(binder, inner, nodes)
+    args = bound_arguments(binder, inner, nodes)
     order = sort_keys(binder, inner, order_nodes)
     keys = sort_keys(binder, inner, within_group.expressions) if within_group is not None else ()
     filtered = (
@@ -346,7 +344,7 @@ def bind_aggregate(
     actual = [*args, *(key.expression for key in keys)]
     converted, result = binder.arguments(candidate, actual, [position] * len(actual))
     keys = tuple(replace(key, expression=item) for key, item in zip(keys, converted[len(args) :], strict=True))
-    arguments = tuple(_any_argument(binder, item) for item in converted[: len(args)])
+    arguments = tuple(any_argument(binder, item) for item in converted[: len(args)])
     _check_distinct(distinct, order, arguments, position)
     call = AggregateCall(
         _result_type(name, result, arguments),
@@ -361,7 +359,7 @@ def bind_aggregate(
     return call
 
 
-def _any_argument(binder: Binder, item: Expression) -> Expression:
+def any_argument(binder: Binder, item: Expression) -> Expression:
     return binder.coerce(item, TEXT, "i") if item.type == UNKNOWN else item
 
 
@@ -398,116 +396,3 @@ def scope_relations(scope: Scope) -> set[int]:
         for item in walk(column.expression)
         if isinstance(item, ColumnRef)
     }
-
-
-# Windows
-
-
-_BOUNDS: Final = {"UNBOUNDED": "unbounded", "CURRENT ROW": "current row"}
-
-
-def bind_window(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
-    """Bind `call OVER (..)`."""
-    binder.refuse_unhandled(node, "this", "partition_by", "order", "spec", "alias", "over")
-    inner = node.this
-    position = position_of(node)
-    if not scope.windows:
-        if scope.inside_window:
-            raise OrbitError("window function calls cannot be nested", sqlstate="42P20", position=position)
-        if scope.inside_aggregate:
-            raise errors.grouping_error("aggregate function calls cannot contain window function calls", position)
-        raise errors.not_allowed("window functions", scope.clause, "42P20", position)
-    condition: exp.Expr | None = None
-    if isinstance(inner, exp.IgnoreNulls):
-        raise errors.unsupported("IGNORE NULLS", node)
-    if isinstance(inner, exp.Filter):
-        condition = inner.expression.this
-        inner = inner.this
-    if isinstance(inner, exp.Dot):
-        inner = inner.expression
-    if not isinstance(inner, exp.Anonymous):
-        raise errors.unsupported("OVER on this expression", node)
-    definition = replace(scope, windows=False, clause="window definitions")
-    partition, order, frame = window_parts(binder, definition, scope, node)
-    level = replace(scope, windows=False, inside_window=True)
-    call = _window_call(binder, level, inner, condition, position)
-    return replace(call, partition=partition, order=order, frame=frame)
-
-
-def window_parts(
-    binder: Binder, level: Scope, scope: Scope, node: exp.Expr
-) -> tuple[tuple[Expression, ...], tuple[SortKey, ...], Frame | None]:
-    """Bind PARTITION BY, ORDER BY and the frame of a window, with what it takes from a named one."""
-    partition = tuple(
-        binder.settled(expressions.bind(binder, level, item)) for item in node.args.get("partition_by") or ()
-    )
-    order_node = node.args.get("order")
-    order = sort_keys(binder, level, order_node.expressions) if order_node is not None else ()
-    frame = _frame(binder, level, node.args.get("spec"))
-    base = node.args.get("alias")
-    if base is not None:
-        name = identifier(base)
-        named = scope.named_windows.get(name)
-        if named is None:
-            raise OrbitError(f'window "{name}" does not exist', sqlstate="42704", position=position_of(base))
-        if partition:
-            raise OrbitError(
-                f'cannot override PARTITION BY clause of window "{name}"', sqlstate="42P20", position=position_of(base)
-            )
-        if order and named.order:
-            raise OrbitError(
-                f'cannot override ORDER BY clause of window "{name}"', sqlstate="42P20", position=position_of(base)
-            )
-        partition, order, frame = named.partition, order or named.order, frame or named.frame
-    return partition, order, frame
-
-
-def _frame(binder: Binder, scope: Scope, spec: exp.Expr | None) -> Frame | None:
-    if spec is None:
-        return None
-    mode = str(spec.args["kind"]).lower()
-    exclude = spec.args.get("exclude")
-
-    def bound(key: str) -> tuple[str, Expression | None]:
-        value, side = spec.args.get(key), str(spec.args.get(f"{key}_side") or "").lower()
-        if value is None:
-            return "current row", None
-        if isinstance(value, str):
-            word = _BOUNDS[value.upper()]
-            return (f"{word} {side}" if word == "unbounded" else word), None
-        offset = expressions.bind(binder, scope, value)
-        if mode in ("rows", "groups"):
-            offset = binder.coerce(offset, INT8, "i", position_of(value))
-        return side, offset
-
-    return Frame(mode, bound("start"), bound("end"), None if exclude is None else exclude.name.lower())
-
-
-def _window_call(
-    binder: Binder, level: Scope, node: exp.Expr, condition: exp.Expr | None, position: int | None
-) -> WindowCall:
-    name = call_name(node)
-    kinds = {item.kind for item in FUNCTIONS.get(name, ())}
-    if kinds and not kinds & {"a", "w"}:
-        raise OrbitError(
-            f"OVER specified, but {name} is not a window function nor an aggregate function",
-            sqlstate="42809",
-            position=position,
-        )
-    nodes, distinct, order_nodes = _split_arguments(node)
-    if distinct:
-        raise OrbitError("DISTINCT is not implemented for window functions", sqlstate="0A000", position=position)
-    if order_nodes:
-        raise errors.unsupported("ORDER BY inside a window aggregate", node)
-    if len(nodes) == 1 and isinstance(nodes[0], exp.Star):
-        nodes = []
-    args = _args(binder, level, nodes)
-    filtered = None if condition is None else expressions.bind_boolean(binder, level, condition, "FILTER")
-    candidate = binder.resolve(name, args, position, "aw")
-    if filtered is not None and candidate.signature.kind == "w":
-        raise OrbitError(
-            "FILTER is not implemented for non-aggregate window functions", sqlstate="0A000", position=position
-        )
-    converted, result = binder.arguments(candidate, args, [position] * len(args))
-    arguments = tuple(_any_argument(binder, item) for item in converted)
-    return WindowCall(SqlType(result), candidate.signature, arguments, (), (), None, filtered)

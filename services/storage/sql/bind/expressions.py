@@ -14,15 +14,14 @@ from sqlglot import exp
 from orbit.kernel.errors import OrbitError
 from orbit.kernel.types import Oid, SqlType
 from orbit.kernel.values.numbers import parse_numeric
-from services.storage.sql.bind import calls, errors, subqueries
+from services.storage.sql.bind import calls, errors, operators, subqueries, windows
 from services.storage.sql.bind.binder import Binder
-from services.storage.sql.bind.coerce import coerce, unify
+from services.storage.sql.bind.coerce import unify
 from services.storage.sql.bind.errors import position_of
 from services.storage.sql.bind.names import identifier
 from services.storage.sql.bind.scope import Scope
 from services.storage.sql.bind.tree import (
     ArrayExpr,
-    ArrayTest,
     BoolExpr,
     BoolTest,
     CaseExpr,
@@ -41,7 +40,6 @@ from services.storage.sql.bind.type_catalog import (
     INT4,
     INT8,
     NUMERIC,
-    TEXT,
     UNKNOWN,
     array_of,
     display_name,
@@ -155,230 +153,6 @@ def _dot(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     raise errors.unsupported("field selection from a composite value", node)
 
 
-# Operators
-
-
-_BINARY: Final[dict[type[exp.Expr], str]] = {
-    exp.Add: "+",
-    exp.Sub: "-",
-    exp.Mul: "*",
-    exp.Div: "/",
-    exp.Mod: "%",
-    exp.Pow: "^",
-    exp.DPipe: "||",
-    exp.BitwiseAnd: "&",
-    exp.BitwiseOr: "|",
-    exp.BitwiseXor: "#",
-    exp.BitwiseLeftShift: "<<",
-    exp.BitwiseRightShift: ">>",
-    exp.RegexpLike: "~",
-    exp.RegexpILike: "~*",
-}
-COMPARISONS: Final[dict[type[exp.Expr], str]] = {
-    exp.EQ: "=",
-    exp.NEQ: "<>",
-    exp.GT: ">",
-    exp.GTE: ">=",
-    exp.LT: "<",
-    exp.LTE: "<=",
-}
-_NEGATED: Final = {"~": "!~", "~*": "!~*", "~~": "!~~", "~~*": "!~~*"}
-_MISSING_OPERATORS: Final[dict[type[exp.Expr], str]] = {
-    exp.ArrayContainsAll: "@>",
-    exp.ArrayContainedBy: "<@",
-    exp.ArrayOverlaps: "&&",
-    exp.JSONBContains: "?",
-    exp.JSONBExtract: "#>",
-    exp.JSONBExtractScalar: "#>>",
-}
-
-
-def _binary(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
-    name = _BINARY[type(node)]
-    # Chains of one operator lean to the left; they are bound in a loop, so that their length costs no stack.
-    chain: list[exp.Expr] = []
-    current: exp.Expr = node
-    while type(current) is type(node):
-        chain.append(current)
-        current = current.this
-    left = bind(binder, scope, current)
-    for link in reversed(chain):
-        right = bind(binder, scope, link.expression)
-        left = binder.operator(name, (left, right), operator_position(link))
-    return left
-
-
-def operator_position(node: exp.Expr) -> int | None:
-    # sqlglot keeps no position for operators; the start of the left side is the nearest that we know.
-    return position_of(node)
-
-
-def _comparison(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
-    name = COMPARISONS[type(node)]
-    left, right = node.this, node.expression
-    if type(left) in COMPARISONS or type(right) in COMPARISONS:
-        raise OrbitError(f'syntax error at or near "{name}"', sqlstate="42601", position=position_of(right))
-    if isinstance(right, exp.Any | exp.All) or _is_quantifier(right):
-        return _quantified(binder, scope, name, left, right)
-    if _is_row(left) or _is_row(right):
-        return subqueries.compare_rows(binder, scope, name, left, right)
-    return compare(binder, name, bind(binder, scope, left), bind(binder, scope, right), operator_position(node))
-
-
-def _is_quantifier(node: exp.Expr) -> bool:
-    return (
-        isinstance(node, exp.Anonymous) and node.name.lower() in ("any", "some", "all") and len(node.expressions) == 1
-    )
-
-
-def compare(binder: Binder, name: str, left: Expression, right: Expression, position: int | None) -> Expression:
-    return binder.operator(name, (left, right), position)
-
-
-def _is_row(node: exp.Expr) -> bool:
-    return isinstance(node, exp.Tuple) or (isinstance(node, exp.Anonymous) and node.name.lower() == "row")
-
-
-def _quantified(binder: Binder, scope: Scope, name: str, left: exp.Expr, right: exp.Expr) -> Expression:
-    every = isinstance(right, exp.All) or right.name.lower() == "all"
-    inner = right.expressions[0] if isinstance(right, exp.Anonymous) else right.this
-    while isinstance(inner, exp.Paren):
-        inner = inner.this
-    if isinstance(inner, exp.Query) and not (isinstance(inner, exp.Subquery) and inner.args.get("alias")):
-        return subqueries.bind_quantified(binder, scope, name, left, inner, every)
-    value = bind(binder, scope, left)
-    array = bind(binder, scope, inner)
-    return array_test(binder, name, value, array, every, position_of(left))
-
-
-def array_test(
-    binder: Binder, name: str, value: Expression, array: Expression, every: bool, position: int | None
-) -> Expression:
-    """Bind `value operator ANY (array)`."""
-    if array.type.oid == Oid.UNKNOWN:
-        element = SqlType(value.type.oid if value.type.oid != Oid.UNKNOWN else Oid.TEXT)
-        wanted = array_of(element.oid)
-        if wanted is None:
-            raise errors.undefined_operator(name, [value.type, array.type], position)
-        array = binder.coerce(array, SqlType(wanted), "i", position)
-    if not is_array(array.type.oid):
-        raise OrbitError("op ANY/ALL (array) requires array on right side", sqlstate="42809", position=position)
-    element = SqlType(ELEMENT_OF[array.type.oid])
-    probe = Const(element, None)
-    signature, converted, _ = binder.operator_parts(name, (value, probe), position)
-    wanted_element = converted[1].type
-    if wanted_element.oid != element.oid:
-        array_oid = array_of(wanted_element.oid)
-        assert array_oid is not None
-        array = binder.coerce(array, SqlType(array_oid), "e", position)
-    return ArrayTest(BOOL, converted[0], array, signature, every)
-
-
-def _like(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
-    name = "~~" if isinstance(node, exp.Like) else "~~*"
-    negate = bool(node.args.get("negate"))
-    name = _NEGATED[name] if negate else name
-    right = node.expression
-    if isinstance(right, exp.Any | exp.All):
-        return _quantified(binder, scope, name, node.this, right)
-    return binder.operator(name, (bind(binder, scope, node.this), bind(binder, scope, right)), operator_position(node))
-
-
-def _escape(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
-    like = node.this
-    if not isinstance(like, exp.Like | exp.ILike):
-        raise errors.unsupported("ESCAPE on this operator", node)
-    escape = node.expression
-    if not (isinstance(escape, exp.Literal) and escape.is_string):
-        raise errors.unsupported("LIKE with a computed ESCAPE", node)
-    if len(escape.name) > 1:
-        raise OrbitError(
-            "invalid escape string", sqlstate="22019", hint="Escape string must be empty or one character."
-        )
-    pattern = bind(binder, scope, like.expression)
-    if not isinstance(pattern, Const):
-        if escape.name != "\\":
-            raise errors.unsupported("LIKE with ESCAPE and a computed pattern", node)
-        return _like(binder, scope, like)
-    name = "~~" if isinstance(like, exp.Like) else "~~*"
-    name = _NEGATED[name] if like.args.get("negate") else name
-    if pattern.value is not None:
-        pattern = Const(UNKNOWN, _with_backslashes(str(pattern.value), escape.name))
-    return binder.operator(name, (bind(binder, scope, like.this), pattern), operator_position(node))
-
-
-def _with_backslashes(pattern: str, escape: str) -> str:
-    """Rewrite a LIKE pattern from its own escape character to the backslash."""
-    parts: list[str] = []
-    at = 0
-    while at < len(pattern):
-        char = pattern[at]
-        if escape and char == escape:
-            at += 1
-            if at >= len(pattern):
-                raise OrbitError("LIKE pattern must not end with escape character", sqlstate="22025")
-            parts.append("\\" + pattern[at])
-        else:
-            parts.append("\\\\" if char == "\\" else char)
-        at += 1
-    return "".join(parts)
-
-
-def _negative(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
-    operand = node.this
-    while isinstance(operand, exp.Paren):
-        operand = operand.this
-    if isinstance(operand, exp.Neg) or (isinstance(operand, exp.Literal) and not operand.is_string):
-        # The sign belongs to the literal: -2147483648 is an integer, although 2147483648 is not.
-        number = bind(binder, scope, operand)
-        if not isinstance(number, Const):
-            return binder.operator("-", (number,), operator_position(node))
-        value = -number.value
-        if number.type.oid == Oid.NUMERIC and (value.as_tuple().exponent != 0 or not -(1 << 63) <= value < 1 << 63):
-            return Const(NUMERIC, value or abs(value))
-        whole = int(value)
-        return Const(INT4 if -(1 << 31) <= whole < 1 << 31 else INT8, whole)
-    return binder.operator("-", (bind(binder, scope, operand),), operator_position(node))
-
-
-def _prefix(name: str) -> Callable[[Binder, Scope, exp.Expr], Expression]:
-    def handle(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
-        return binder.operator(name, (bind(binder, scope, node.this),), operator_position(node))
-
-    return handle
-
-
-def _cbrt(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
-    return binder.function("cbrt", (bind(binder, scope, node.this),), operator_position(node))
-
-
-def _json_arrow(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
-    name = "->" if isinstance(node, exp.JSONExtract) else "->>"
-    key = node.expression
-    right: Expression
-    if isinstance(key, exp.JSONPath):
-        last = key.expressions[-1]
-        if len(key.expressions) != 2 or not isinstance(last, exp.JSONPathKey | exp.JSONPathSubscript):
-            raise errors.unsupported(f"operator {name} with a path", node)
-        right = (
-            Const(INT4, int(last.this)) if isinstance(last, exp.JSONPathSubscript) else Const(UNKNOWN, str(last.this))
-        )
-    else:
-        right = bind(binder, scope, key)
-    return binder.operator(name, (bind(binder, scope, node.this), right), operator_position(node))
-
-
-def _named_operator(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
-    name = str(node.args["operator"]).removeprefix("pg_catalog.")
-    return binder.operator(
-        name, (bind(binder, scope, node.this), bind(binder, scope, node.expression)), operator_position(node)
-    )
-
-
-def _missing_operator(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
-    raise errors.unsupported(f"operator {_MISSING_OPERATORS[type(node)]}", node)
-
-
 # Logic
 
 
@@ -402,18 +176,15 @@ def _and_or(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     return BoolExpr(BOOL, word, tuple(args))
 
 
-_FLIPPED: Final = (InList, NullTest, BoolTest, DistinctTest)
-
-
 def _not(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     inner = node.this
     if isinstance(inner, exp.RegexpLike | exp.RegexpILike):
-        name = _NEGATED[_BINARY[type(inner)]]
+        name = operators.NEGATED[operators.BINARY[type(inner)]]
         right = inner.expression
         if isinstance(right, exp.Any | exp.All):
-            return _quantified(binder, scope, name, inner.this, right)
+            return operators.quantified(binder, scope, name, inner.this, right)
         return binder.operator(
-            name, (bind(binder, scope, inner.this), bind(binder, scope, right)), operator_position(inner)
+            name, (bind(binder, scope, inner.this), bind(binder, scope, right)), operators.operator_position(inner)
         )
     return NotExpr(BOOL, bind_boolean(binder, scope, inner, "NOT"))
 
@@ -422,7 +193,7 @@ def _is(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     negated = bool(node.args.get("negate"))
     test = node.expression
     if isinstance(test, exp.Null):
-        if _is_row(node.this):
+        if operators.is_row(node.this):
             raise errors.unsupported("IS NULL of a row", node)
         return NullTest(BOOL, binder.settled(bind(binder, scope, node.this)), negated)
     if isinstance(test, exp.Boolean):
@@ -440,13 +211,13 @@ def _distinct_from(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     tests: list[Expression] = []
     for left, right in zip(lefts, rights, strict=True):
         args = (bind(binder, scope, left), bind(binder, scope, right))
-        signature, converted, _ = binder.operator_parts("=", args, operator_position(node))
+        signature, converted, _ = binder.operator_parts("=", args, operators.operator_position(node))
         tests.append(DistinctTest(BOOL, converted[0], converted[1], signature, negated))
     return tests[0] if len(tests) == 1 else BoolExpr(BOOL, "and" if negated else "or", tuple(tests))
 
 
 def _between(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
-    position = operator_position(node)
+    position = operators.operator_position(node)
     value = bind(binder, scope, node.this)
     low, high = bind(binder, scope, node.args["low"]), bind(binder, scope, node.args["high"])
 
@@ -467,12 +238,12 @@ def _in(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     query = node.args.get("query")
     if query is not None:
         return subqueries.bind_quantified(binder, scope, "=", node.this, query, False)
-    if _is_row(node.this):
+    if operators.is_row(node.this):
         tests = [subqueries.compare_rows(binder, scope, "=", node.this, item) for item in node.expressions]
         return tests[0] if len(tests) == 1 else BoolExpr(BOOL, "or", tuple(tests))
     value = bind(binder, scope, node.this)
     items = [bind(binder, scope, item) for item in node.expressions]
-    position = operator_position(node)
+    position = operators.operator_position(node)
     try:
         _, unified = unify(binder.parameters, [value, *items], "IN", [position] * (len(items) + 1))
     except OrbitError:
@@ -619,11 +390,6 @@ def _default_keyword(binder: Binder, scope: Scope, node: exp.Expr) -> Expression
     raise errors.unsupported(f"keyword {node.name}", node)
 
 
-def _text_of(binder: Binder, value: Expression) -> Expression:
-    converted = coerce(binder.parameters, value, TEXT, "i")
-    return value if converted is None else converted
-
-
 _HANDLERS: Final[dict[type[exp.Expr], Callable[[Binder, Scope, exp.Expr], Expression]]] = {
     exp.Literal: _literal,
     exp.RawString: _string,
@@ -637,11 +403,11 @@ _HANDLERS: Final[dict[type[exp.Expr], Callable[[Binder, Scope, exp.Expr], Expres
     exp.Column: _column,
     exp.Dot: _dot,
     exp.Paren: _paren,
-    exp.Neg: _negative,
-    exp.BitwiseNot: _prefix("~"),
-    exp.Sqrt: _prefix("|/"),
-    exp.Abs: _prefix("@"),
-    exp.Cbrt: _cbrt,
+    exp.Neg: operators.negative,
+    exp.BitwiseNot: operators.prefix("~"),
+    exp.Sqrt: operators.prefix("|/"),
+    exp.Abs: operators.prefix("@"),
+    exp.Cbrt: operators.cbrt,
     exp.Not: _not,
     exp.And: _and_or,
     exp.Or: _and_or,
@@ -650,9 +416,9 @@ _HANDLERS: Final[dict[type[exp.Expr], Callable[[Binder, Scope, exp.Expr], Expres
     exp.NullSafeNEQ: _distinct_from,
     exp.Between: _between,
     exp.In: _in,
-    exp.Like: _like,
-    exp.ILike: _like,
-    exp.Escape: _escape,
+    exp.Like: operators.like,
+    exp.ILike: operators.like,
+    exp.Escape: operators.escape,
     exp.Case: _case,
     exp.Cast: _cast,
     exp.Interval: _interval,
@@ -660,9 +426,9 @@ _HANDLERS: Final[dict[type[exp.Expr], Callable[[Binder, Scope, exp.Expr], Expres
     exp.Bracket: _bracket,
     exp.Collate: _collate,
     exp.AtTimeZone: _at_time_zone,
-    exp.Operator: _named_operator,
-    exp.JSONExtract: _json_arrow,
-    exp.JSONExtractScalar: _json_arrow,
+    exp.Operator: operators.named_operator,
+    exp.JSONExtract: operators.json_arrow,
+    exp.JSONExtractScalar: operators.json_arrow,
     exp.CurrentDate: _keyword("current_date"),
     exp.CurrentTimestamp: _keyword("current_timestamp"),
     exp.Localtimestamp: _keyword("localtimestamp"),
@@ -685,13 +451,13 @@ _HANDLERS: Final[dict[type[exp.Expr], Callable[[Binder, Scope, exp.Expr], Expres
     exp.Trim: calls.bind_trim,
     exp.StrPosition: calls.bind_position,
     exp.Overlay: calls.bind_overlay,
-    exp.Window: calls.bind_window,
+    exp.Window: windows.bind_window,
     exp.Filter: calls.bind_filter,
     exp.WithinGroup: calls.bind_within_group,
     exp.Exists: subqueries.bind_exists,
     exp.Subquery: subqueries.bind_scalar,
     exp.Select: subqueries.bind_scalar,
-    **dict.fromkeys(_BINARY, _binary),
-    **dict.fromkeys(COMPARISONS, _comparison),
-    **dict.fromkeys(_MISSING_OPERATORS, _missing_operator),
+    **dict.fromkeys(operators.BINARY, operators.binary),
+    **dict.fromkeys(operators.COMPARISONS, operators.comparison),
+    **dict.fromkeys(operators.MISSING_OPERATORS, operators.missing_operator),
 }

@@ -150,7 +150,7 @@ def _recursive_cte(binder: Binder, scope: Scope, name: str, columns: list[str], 
                 )
     if second.types != first.types:
         converted = over(binder, second, first.types)
-    union = _combine(binder, "union", not body.args.get("distinct"), first, converted)
+    union = _combine(binder, "union", not body.args.get("distinct"), first, converted, first.types)
     return Cte(number, name, names, first.types, union, True, None)
 
 
@@ -209,6 +209,7 @@ def _unified(binder: Binder, operator: str, node: exp.Expr, left: Query, right: 
         not node.args.get("distinct"),
         _converted(binder, left, types),
         _converted(binder, right, types),
+        types,
     )
 
 
@@ -238,11 +239,13 @@ def _converted(binder: Binder, query: Query, types: Sequence[SqlType]) -> Query:
     return over(binder, query, types)
 
 
-def _combine(binder: Binder, operator: str, every: bool, left: Query, right: Query) -> SetOperation:
+def _combine(
+    binder: Binder, operator: str, every: bool, left: Query, right: Query, types: Sequence[SqlType]
+) -> SetOperation:
     number = binder.number()
     targets = tuple(
         Target(name, ColumnRef(sql_type, number, at, name))
-        for at, (name, sql_type) in enumerate(zip(left.names, left.types, strict=True))
+        for at, (name, sql_type) in enumerate(zip(left.names, types, strict=True))
     )
     return SetOperation(targets, (), (), None, None, False, number, operator, every, left, right)
 

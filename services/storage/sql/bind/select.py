@@ -10,7 +10,7 @@ from typing import Any
 from sqlglot import exp
 
 from orbit.kernel.errors import OrbitError
-from services.storage.sql.bind import calls, errors, expressions, from_items, naming, query
+from services.storage.sql.bind import calls, errors, expressions, from_items, naming, query, windows
 from services.storage.sql.bind.binder import Binder
 from services.storage.sql.bind.errors import position_of
 from services.storage.sql.bind.names import identifier
@@ -109,7 +109,7 @@ def _named_windows(binder: Binder, scope: Scope, node: exp.Select) -> None:
         if name in scope.named_windows:
             raise OrbitError(f'window "{name}" is already defined', sqlstate="42P20", position=position_of(window))
         level = replace(scope, windows=False, clause="window definitions")
-        partition, order, frame = calls.window_parts(binder, level, scope, window)
+        partition, order, frame = windows.window_parts(binder, level, scope, window)
         placeholder = FUNCTIONS["row_number"][0]
         scope.named_windows[name] = WindowCall(INT8, placeholder, (), partition, order, frame, None)
 

@@ -3,6 +3,7 @@
 from services.storage.sql.evaluate import (
     arrays,
     casts,
+    date_parts,
     dates,
     formatting,
     numbers,
@@ -14,7 +15,7 @@ from services.storage.sql.evaluate import (
 from services.storage.sql.evaluate.compiler import Evaluate, can_evaluate, evaluator, fold, tuple_evaluator
 from services.storage.sql.evaluate.context import EvaluationContext, NoSequences, Sequences
 
-_REGISTERED = (arrays, casts, dates, formatting, numbers, numerics, patterns, session_functions, strings)
+_REGISTERED = (arrays, casts, date_parts, dates, formatting, numbers, numerics, patterns, session_functions, strings)
 """Modules that fill the registry when they are imported."""
 
 __all__ = [

@@ -46,6 +46,7 @@ from services.storage.sql.evaluate.context import EvaluationContext
 from services.storage.sql.evaluate.dates import interval_key
 from services.storage.sql.evaluate.numbers import CHECKS
 from services.storage.sql.evaluate.registry import FUNCTIONS, INLINE
+from services.storage.sql.parse.errors import too_complex
 
 Evaluate = Callable[[Sequence[Sequence[Any]], Sequence[Any], EvaluationContext], Any]
 """(one row for each relation, parameters, context) -> value"""
@@ -63,15 +64,20 @@ def evaluator(expression: Expression, relations: Sequence[int] = ()) -> Evaluate
     Raises NotSupported for what has no meaning row by row (aggregates, windows, subqueries).
     """
     compiler = _Compiler(relations)
-    result = compiler.emit(expression)
-    return compiler.finish(result)
+    try:
+        return compiler.finish(compiler.emit(expression))
+    except RecursionError:
+        raise too_complex("stack depth limit exceeded") from None
 
 
 def tuple_evaluator(expressions: Sequence[Expression], relations: Sequence[int] = ()) -> Evaluate:
     """Compile several expressions into one function that returns their values as a tuple."""
     compiler = _Compiler(relations)
-    results = [compiler.emit(item) for item in expressions]
-    return compiler.finish("(" + "".join(f"{item}, " for item in results) + ")")
+    try:
+        results = [compiler.emit(item) for item in expressions]
+        return compiler.finish("(" + "".join(f"{item}, " for item in results) + ")")
+    except RecursionError:
+        raise too_complex("stack depth limit exceeded") from None
 
 
 def can_evaluate(expression: Expression) -> bool:

@@ -14,7 +14,8 @@ from typing import Any, Final
 from orbit.kernel.errors import InvalidValue, NotSupported, OrbitError
 from orbit.kernel.values import calendar as cal
 from orbit.kernel.values.zones import MICROS_PER_DAY, MICROS_PER_SECOND, offset_at
-from services.storage.sql.evaluate.dates import TIMESTAMP_ENDS, Interval, from_local, iso_week, to_local
+from services.storage.sql.evaluate.date_parts import iso_week
+from services.storage.sql.evaluate.dates import TIMESTAMP_ENDS, Interval, from_local, to_local
 from services.storage.sql.evaluate.numerics import from_float, to_scale
 from services.storage.sql.evaluate.registry import function
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import Final
 
-import duckdb
 import structlog
 
 from orbit.kernel.errors import OrbitError, QueryCanceled
@@ -29,15 +28,19 @@ class DecimalTooSmall(Exception):
     """A numeric left DuckDB's 38 digits: the query must run again with numerics as text."""
 
 
-def translate(error: duckdb.Error) -> OrbitError | DecimalTooSmall:
-    """Return the client's error for what DuckDB raised."""
+def translate(error: Exception) -> OrbitError | DecimalTooSmall:
+    """Return the client's error for what DuckDB raised, itself or through Arrow's reader of its result.
+
+    The kind of an error is the start of its text: Arrow wraps DuckDB's errors in its own classes.
+    """
     text = str(error)
+    kind = text.partition(" Error:")[0].rpartition("\n")[2].rpartition(": ")[2]
     raised = _RAISED.search(text)
     if raised is not None:
         return OrbitError(raised[2], sqlstate=raised[1])
-    if isinstance(error, duckdb.InterruptException):
+    if kind == "INTERRUPT":
         return QueryCanceled("canceling statement due to user request")
-    if isinstance(error, duckdb.OutOfMemoryException):
+    if kind == "Out of Memory":
         return OrbitError("out of memory", sqlstate="53200", detail="The query needs more than the memory limit.")
     if "Division by zero" in text or "division by zero" in text:
         return OrbitError("division by zero", sqlstate="22012")
@@ -49,11 +52,9 @@ def translate(error: duckdb.Error) -> OrbitError | DecimalTooSmall:
     overflow = _OVERFLOW.search(text)
     if overflow is not None and overflow[1] in _INTEGERS:
         return OrbitError(f"{_INTEGERS[overflow[1]]} out of range", sqlstate="22003")
-    if isinstance(
-        error, duckdb.OutOfRangeException | duckdb.ConversionException | duckdb.BinderException
-    ) and _DECIMAL.search(text):
+    if kind in ("Out of Range", "Conversion", "Binder") and _DECIMAL.search(text):
         return DecimalTooSmall(text)
-    if isinstance(error, duckdb.OutOfRangeException | duckdb.ConversionException):
+    if kind in ("Out of Range", "Conversion"):
         if "LIKE pattern must not end with escape" in text or "Like pattern must not end with escape" in text:
             return OrbitError("LIKE pattern must not end with escape character", sqlstate="22025")
         if re.search(r"date|timestamp|interval", text, re.IGNORECASE):
@@ -61,7 +62,7 @@ def translate(error: duckdb.Error) -> OrbitError | DecimalTooSmall:
             return OrbitError(f"{what} out of range", sqlstate="22008")
         log.error("unmapped error of the scan executor", error=text)
         return OrbitError("value out of range", sqlstate="22003")
-    if isinstance(error, duckdb.IOException) and "No space left" in text:
+    if kind == "IO" and "No space left" in text:
         return OrbitError("could not write a temporary file: no space left on device", sqlstate="53100")
     log.error("unmapped error of the scan executor", error=text)
     return OrbitError("the scan executor refused the query", sqlstate="XX000", detail=text.split("\n", maxsplit=1)[0])

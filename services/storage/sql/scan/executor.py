@@ -25,6 +25,7 @@ from orbit.kernel.types import Oid
 from services.storage.client import ColumnDescription
 from services.storage.sql.bind.tree import BoundQuery, TableRelation
 from services.storage.sql.evaluate import EvaluationContext
+from services.storage.sql.parse.errors import too_complex
 from services.storage.sql.scan.errors import DecimalTooSmall, translate
 from services.storage.sql.scan.generator import Generator
 from services.storage.sql.scan.pieces import Piece
@@ -209,17 +210,18 @@ class ScanExecutor:
             reader = cursor.sql(text).to_arrow_reader(BATCH_ROWS)
             # A wide number may turn up in any batch, and then all is done again: hold the batches until the end.
             batches = list(reader)
-        except duckdb.Error as error:
+        except (duckdb.Error, pa.ArrowException, OSError) as error:
             raise self._error(error, running, handle) from error
+        except RecursionError:
+            raise too_complex("stack depth limit exceeded") from None
         finally:
             handle.ended()
             self._functions.stop(running)
-            for name in names:
-                cursor.unregister(name)
+            _unregister(cursor, names)
         for batch in batches:
             yield finished(batch, query.columns)
 
-    def _error(self, error: duckdb.Error, running: Running, handle: ScanHandle) -> Exception:
+    def _error(self, error: Exception, running: Running, handle: ScanHandle) -> Exception:
         if handle.reason is not None:
             return QueryCanceled(handle.reason)
         if running.error is not None:
@@ -265,6 +267,15 @@ class ScanExecutor:
         """Stop the workers; running queries are interrupted by the end of their connection."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._database.close()
+
+
+def _unregister(cursor: duckdb.DuckDBPyConnection, names: Sequence[str]) -> None:
+    for name in names:
+        try:
+            cursor.unregister(name)
+        except duckdb.InterruptException:
+            # A cancellation that came as the query ended hits the next statement instead.
+            cursor.unregister(name)
 
 
 def _settings(memory_limit: str, temp_directory: str | None) -> Iterator[str]:

@@ -15,6 +15,7 @@ select id from words where t not like '%a%' order by id;
 select id from words where v like '%\%' order by id;
 select id from words where v like '%#%' escape '#' order by id;
 select id from words where v like '%$_%' escape '$' order by id;
+select id from words where v like n escape '\' order by id;
 select id from words where t ilike 'B%' order by id;
 select id from words where t ~ '^[a-g]' order by id;
 select id from words where t ~* '^B' order by id;
