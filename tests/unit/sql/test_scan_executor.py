@@ -232,3 +232,11 @@ def test_too_deep_an_expression_is_54001(executor: ScanExecutor) -> None:
         rows(executor, "select " + " + ".join(["id"] * 390) + " from t")
     assert caught.value.sqlstate == "54001"
     assert rows(executor, "select " + " + ".join(["id"] * 100) + " from t where id = 1") == [(100,)]
+
+
+def test_constants_do_not_make_new_functions(executor: ScanExecutor) -> None:
+    rows(executor, "select lpad(label, 10, 'x') from t where id < 2")
+    before = len(executor._functions._names)
+    for size in range(11, 20):
+        assert len(rows(executor, f"select lpad(label, {size}, 'y{size}') from t where id < 2")) == 2
+    assert len(executor._functions._names) == before

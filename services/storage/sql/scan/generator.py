@@ -105,6 +105,8 @@ class Generator:
         """Return the node's value as a constant when nothing in it depends on rows."""
         if isinstance(node, Const):
             return node
+        if isinstance(node, Parameter):
+            return Const(node.type, self.running.parameters[node.index])
         for item in walk(node):
             if isinstance(item, _NOT_CONSTANT):
                 return node
@@ -117,12 +119,10 @@ class Generator:
         operands = [item for item in children(node) if isinstance(item, Expression)]
         if isinstance(node, FunctionCall) and node.signature.name in _EACH_ROW:
             raise NotSupported(f"function {node.signature.name} in a query over tables is not supported")
-        folded = [self.folded(item) for item in operands]
-        variable = [(item, at) for at, item in enumerate(folded) if not isinstance(item, Const)]
-        references = {at: ColumnRef(item.type, 0, n, "") for n, (item, at) in enumerate(variable)}
-        template = _with_operands(node, [references.get(at, item) for at, item in enumerate(folded)])
-        name = self.functions.expression(template, [item.type.oid for item, _ in variable])
-        args = ", ".join([str(self.running.number), *(self.sql(item) for item, _ in variable)])
+        # Constants are arguments too, so that one registered function serves every query of the same shape.
+        references = [ColumnRef(item.type, 0, at, "") for at, item in enumerate(operands)]
+        name = self.functions.expression(_with_operands(node, references), [item.type.oid for item in operands])
+        args = ", ".join([str(self.running.number), *(self.sql(item) for item in operands)])
         return Piece(f"{name}({args})", node.type)
 
     def column(self, node: ColumnRef) -> Piece:
