@@ -15,76 +15,49 @@ from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
 from orbit.kernel.errors import (
     LockNotAvailable,
     NotSupported,
     OrbitError,
     QueryCanceled,
-    ReadOnly,
     TransactionAborted,
 )
 from orbit.kernel.records import Row
 from orbit.kernel.schema import Sequence as NumberSequence
 from orbit.kernel.types import SqlType
-from services.storage.client import FAILED, IDLE, IN_TRANSACTION, ColumnDescription, CopyFormat, SessionOwner
+from services.storage.client import FAILED, IDLE, ColumnDescription, CopyFormat, SessionOwner
 from services.storage.engine import Engine
 from services.storage.sql.answer import EncodeRow, row_description, row_encoder
+from services.storage.sql.context import context_of
 from services.storage.sql.evaluate import EvaluationContext
 from services.storage.sql.plan import Plan, decode_parameters
+from services.storage.sql.prepared import PreparedStatement
 from services.storage.sql.session_sequences import SessionSequences
 from services.storage.sql.settings import Settings
+from services.storage.transaction_block import TransactionBlock
 from services.storage.txn.sequences import ReservationNeeded
-from services.storage.txn.transaction import Isolation, Transaction
+from services.storage.waiting import Waiting
 
 if TYPE_CHECKING:
     from services.storage.sql.copy import CopyIn
     from services.storage.sql.planner import Planner, PlanSpace
 
 Next = Callable[[bytes], bytes | None]
+_log = structlog.get_logger(__name__)
 
 
-class PreparedStatement:
-    """A statement text with its plan; planned again when the catalog or the search path has changed."""
-
-    __slots__ = ("key", "parameter_oids", "plan", "sql")
-
-    def __init__(self, sql: str, parameter_oids: Sequence[int], plan: Plan, key: object) -> None:
-        self.sql = sql
-        self.plan = plan
-        self.key = key
-        self.parameter_oids: Sequence[int] = [kind.oid for kind in plan.parameter_types]
-
-    @property
-    def columns(self) -> Sequence[ColumnDescription] | None:
-        return self.plan.columns
-
-
-class Savepoint:
-    __slots__ = ("mark", "name", "settings")
-
-    def __init__(self, name: str, mark: int, settings: dict[str, str]) -> None:
-        self.name = name
-        self.mark = mark
-        self.settings = settings
-
-
-class StorageSession:
-    """See the module. `status` is the protocol's transaction status."""
+class StorageSession(TransactionBlock):
+    """See the module."""
 
     def __init__(
         self, engine: Engine, planner: Planner, owner: SessionOwner, user: str, database: str, settings: dict[str, str]
     ) -> None:
-        self.engine = engine
-        self.planner = planner
+        super().__init__(engine, planner, Settings(user, settings))
         self.owner = owner
         self.user = user
         self.database = database
-        self.settings = Settings(user, settings)
-        self.status = IDLE
-        self.transaction: Transaction | None = None
-        self.region_read_only = False
-        """This region is a replica: every transaction is read-only."""
-        self.savepoints: list[Savepoint] = []
         self.space: PlanSpace | None = None
         self.query_rows: list[Row] | None = None
         """Rows that a query inside the current statement has returned (INSERT .. SELECT)."""
@@ -96,9 +69,11 @@ class StorageSession:
         self.resume_rows: Callable[[], None] | None = None
         """Set by a streaming plan that has stopped; called once when the client drains again."""
         self._loop = asyncio.get_running_loop()
-        self._isolation = planner.default_isolation
-        self._read_only = False
-        self._settings_mark: dict[str, str] | None = None
+        self._source: Any = None
+        """What the current plan was made from: a prepared statement, or an item of a script."""
+        self._sql = ""
+        self._deposed: OrbitError | None = None
+        """This node stopped leading while a commit was in flight: the session ends with the commit's answer."""
         self._plan: Plan | None = None
         self._parameters: Sequence[Any] = ()
         self._formats: Sequence[int] = ()
@@ -110,7 +85,7 @@ class StorageSession:
         self._statement_began = 0.0
         """When a pending statement began, in seconds of perf_counter; 0 for none."""
         self._started_us = engine.clock.now_us()
-        self._timers: list[asyncio.TimerHandle] = []
+        self._waiting = Waiting(self._loop)
         self._script: list[Any] = []
         self._answers: list[bytes] = []
         self._closed = False
@@ -118,8 +93,11 @@ class StorageSession:
     # The contract.
 
     def prepare(self, sql: str, parameter_oids: Sequence[int]) -> PreparedStatement:
-        plan, key = self.planner.plan_text(self, sql, tuple(parameter_oids))
-        return PreparedStatement(sql, parameter_oids, plan, key)
+        try:
+            plan, key = self.planner.plan_text(self, sql, tuple(parameter_oids))
+        except Exception as error:
+            raise self._refused(error) from error
+        return PreparedStatement(sql, plan, key)
 
     def execute(
         self,
@@ -130,38 +108,40 @@ class StorageSession:
         sync: bool,
     ) -> bytes | None:
         plan = statement.plan
-        if statement.key is not self.planner.key_of(self):
-            plan, statement.key = self.planner.replan(self, statement)
-            statement.plan = plan
         self._next = self._commit_implicit if sync else _same
+        self._source = statement
         try:
+            if statement.key is not self.planner.key_of(self):
+                plan, statement.key = self.planner.replan(self, statement)
+                statement.plan = plan
             if self.status == FAILED and not plan.in_failed_block:
                 raise _in_failed_block()
             values = decode_parameters(plan.parameter_types, parameters, parameter_formats, self.settings.zone)
             answer = self._run(plan, values, result_formats)
             return None if answer is None else self._next(answer)
-        except OrbitError as error:
-            self._statement_failed(error)
-            raise
+        except Exception as error:
+            raise self._refused(error) from error
 
     def sync(self) -> bytes | None:
         if self.status != IDLE or self.transaction is None:
             return b""
+        self._next = _same
         try:
             return self._commit_implicit(b"")
-        except OrbitError as error:
-            self._statement_failed(error)
-            raise
+        except Exception as error:
+            raise self._refused(error) from error
 
     def simple(self, sql: str) -> bytes | None:
         try:
             self._answers = []
+            self._sql = sql
             self._script = list(reversed(self.planner.script(self, sql)))
+            if len(self._script) > 1 and self.status == IDLE:
+                self._settings_mark = self.settings.mark()
             self._next = self._script_next
             return self._script_next(None)
-        except OrbitError as error:
-            self._statement_failed(error)
-            raise
+        except Exception as error:
+            raise self._refused(error) from error
 
     def copy_batch(self, encoded: bytes) -> bytes | None:
         return self._copy_step(lambda copy: copy.batch(encoded))
@@ -170,7 +150,8 @@ class StorageSession:
         return self._copy_step(lambda copy: copy.done())
 
     def copy_fail(self, reason: str) -> None:
-        self._loop.call_soon(self._fail_pending, QueryCanceled(f"COPY from stdin failed: {reason}"))
+        error = QueryCanceled(f"COPY from stdin failed: {reason}")
+        self._loop.call_soon(lambda: None if self.copy is None else self._fail_pending(error))
 
     def fail(self) -> None:
         self._statement_failed()
@@ -188,44 +169,22 @@ class StorageSession:
         if self._closed:
             return
         self._closed = True
-        self._stop_timers()
+        self._waiting.stop()
         if self.abort_work is not None:
             self.abort_work()
         if not self._committing:
-            self._abandon()
+            self._abandon_copy()
+            self.roll_back()
         self.planner.forget(self)
 
     # For plans.
-
-    def transaction_for_write(self) -> Transaction:
-        """Return the transaction, started now when there is none: implicit outside a block."""
-        transaction = self.transaction
-        if transaction is None:
-            transaction = self.transaction = self.engine.begin(self._isolation, self._woken)
-            transaction.read_only = self._read_only or self.region_read_only
-        return transaction
 
     def encoder(self, columns: Sequence[ColumnDescription], formats: Sequence[int]) -> EncodeRow:
         return row_encoder(columns, formats, self.settings.zone)
 
     def evaluation_context(self) -> EvaluationContext:
         """Return what the current statement's expressions may know."""
-        engine, transaction = self.engine, self.transaction
-        statement_us = engine.clock.now_us()
-        return EvaluationContext(
-            now_us=statement_us if transaction is None else transaction.started_us,
-            statement_us=statement_us,
-            zone=self.settings.zone,
-            user=self.user,
-            session_user=self.user,
-            database=self.database,
-            search_path=self.settings.search_path,
-            catalog=engine.catalog(transaction),
-            setting=self.settings.find,
-            set_setting=self._set_config,
-            started_us=self._started_us,
-            sequences=self._sequences,
-        )
+        return context_of(self, self._started_us, self._sequences, self._set_config)
 
     def _set_config(self, name: str, value: str, local: bool) -> str:
         if local:
@@ -236,7 +195,7 @@ class StorageSession:
     def complete(self, outcome: bytes | OrbitError) -> None:
         """The plan that took over is done. Called from the event loop."""
         self.abort_work = None
-        if self._closed:
+        if self._closed or not self._pending:
             return
         if isinstance(outcome, OrbitError):
             self._fail_pending(outcome)
@@ -274,29 +233,6 @@ class StorageSession:
 
     # Transaction control.
 
-    def begin_block(self, isolation: Isolation | None, read_only: bool | None) -> bool:
-        """Open a transaction block. False when one is open already."""
-        if self.status != IDLE:
-            return False
-        self._isolation = isolation or self.planner.isolation_of(self.settings)
-        self._read_only = self.settings.get("default_transaction_read_only") == "on" if read_only is None else read_only
-        self.transaction_for_write()
-        self.status = IN_TRANSACTION
-        self._settings_mark = self.settings.mark()
-        return True
-
-    def set_modes(self, isolation: Isolation | None, read_only: bool | None) -> None:
-        """SET TRANSACTION: only before the first query of the block."""
-        transaction = self.transaction_for_write()
-        if isolation is not None and isolation is not transaction.isolation:
-            if transaction.snapshot is not None or transaction.wrote:
-                raise OrbitError("SET TRANSACTION ISOLATION LEVEL must be called before any query", sqlstate="25001")
-            transaction.isolation = isolation
-        if read_only is not None:
-            if self.region_read_only and not read_only:
-                raise ReadOnly("cannot set transaction read-write mode in a replica region")
-            transaction.read_only = read_only
-
     def commit_block(self, answer: bytes, rolled_back: bytes) -> bytes | None:
         """COMMIT: end the block. A failed block rolls back and says so."""
         if self.status == FAILED:
@@ -305,49 +241,29 @@ class StorageSession:
         self.savepoints = []
         return self._commit(answer)
 
-    def roll_back(self) -> None:
-        """ROLLBACK: end the block, undo everything."""
-        if self._settings_mark is not None:
-            self.settings.restore(self._settings_mark)
-        self._abandon()
-
-    def savepoint(self, name: str) -> None:
-        transaction = self._in_block("SAVEPOINT")
-        self.savepoints.append(Savepoint(name, transaction.savepoint(), self.settings.mark()))
-
-    def release(self, name: str) -> None:
-        self._in_block("RELEASE SAVEPOINT")
-        at = self._find_savepoint(name)
-        del self.savepoints[at:]
-
-    def rollback_to(self, name: str) -> None:
-        transaction = self._in_block("ROLLBACK TO SAVEPOINT")
-        at = self._find_savepoint(name)
-        point = self.savepoints[at]
-        del self.savepoints[at + 1 :]
-        transaction.rollback_to(point.mark)
-        self.settings.restore(point.settings)
-        self.status = IN_TRANSACTION
-
-    @property
-    def isolation(self) -> Isolation:
-        return self.transaction.isolation if self.transaction is not None else self.planner.isolation_of(self.settings)
-
     def transaction_expired(self) -> None:
         """The transaction is older than TRANSACTION_TIMEOUT_MS."""
         error = OrbitError("terminating transaction due to transaction timeout", sqlstate="25P04")
         if self._pending:
             self._interrupt(error)
-        elif self.transaction is not None and not self._committing:
+        elif self.transaction is not None and self.status != IDLE:
             self.savepoints = []
             self._statement_failed()
+        elif self.transaction is not None:
+            # A pipeline that waits for its Sync: what comes next must not run as if nothing had been lost.
+            self._terminate(error)
 
     def deposed(self, error: OrbitError) -> None:
         """This node no longer leads. A commit in flight is answered by its own callback, everything else ends now."""
         if self._committing:
-            return
-        self.close()
-        self._loop.call_soon(self.owner.terminated, error)
+            self._deposed = error
+        else:
+            self._terminate(error)
+
+    def _terminate(self, error: OrbitError) -> None:
+        if not self._closed:
+            self.close()
+            self._loop.call_soon(self.owner.terminated, error)
 
     # Running.
 
@@ -387,35 +303,44 @@ class StorageSession:
     def _wait(self) -> None:
         if not self._pending:
             self._pending = True
-            if (limit := self.settings.milliseconds("statement_timeout")) > 0:
-                error = QueryCanceled("canceling statement due to statement timeout")
-                self._timers.append(self._loop.call_later(limit / 1000, self._interrupt, error))
-        waiting = self.transaction is not None and self.transaction.waiting_for is not None
-        if waiting and (limit := self.settings.milliseconds("lock_timeout")) > 0:
-            self._timers.append(self._loop.call_later(limit / 1000, self._lock_timed_out))
+            self._waiting.limit_statement(self.settings.milliseconds("statement_timeout"), self._timed_out)
+        if self.transaction is not None and self.transaction.waiting_for is not None:
+            self._waiting.limit_lock(self.settings.milliseconds("lock_timeout"), self._lock_timed_out)
 
     def _woken(self, error: OrbitError | None) -> None:
-        """The lock that the transaction waited for is held now, or the wait has failed."""
-        self._loop.call_soon(self._resume, error)
+        self._waiting.wake(self._resume, error)
 
     def _resume(self, error: OrbitError | None) -> None:
-        if self._closed or not self._pending:
+        if self._closed or not self._pending or self._committing:
             return
         if error is not None:
             self._fail_pending(error)
             return
         assert self._plan is not None, "a waiting statement has a plan"
         try:
-            answer = self._run(self._plan, self._parameters, self._formats)
-        except OrbitError as failure:
+            space = self.space
+            plan = self._plan if self.planner.key_of(self) is space else self._plan_again()
+            answer = self._run(plan, self._parameters, self._formats)
+        except Exception as failure:
             self._fail_pending(failure)
             return
         if answer is not None:
             self._go_on(answer)
 
+    def _plan_again(self) -> Plan:
+        """Plan the waiting statement anew: whoever it waited for has changed the catalog."""
+        source = self._source
+        if isinstance(source, PreparedStatement):
+            source.plan, source.key = self.planner.replan(self, source)
+            return source.plan
+        item = self.planner.script(self, self._sql)[0] if isinstance(source, tuple) else source
+        plan, self._parameters = self.planner.script_plan(self, item)
+        return plan
+
     def _go_on(self, answer: bytes) -> None:
         """A pending statement has its answer: do what follows it, and tell the owner when all is done."""
-        self._stop_timers()
+        self._waiting.stop()
+        self._pending = False
         if self._statement_began:
             self.engine.meters.query.observe(perf_counter() - self._statement_began)
             self._statement_began = 0.0
@@ -423,26 +348,33 @@ class StorageSession:
             self._tell_settings()
         try:
             final = self._next(answer)
-        except OrbitError as error:
+        except Exception as error:
             self._fail_pending(error)
             return
         if final is not None:
-            self._pending = False
             self.owner.replied(final)
 
-    def _fail_pending(self, error: OrbitError) -> None:
+    def _fail_pending(self, error: Exception) -> None:
         if self._closed:
             return
         self._pending = False
+        self.owner.failed(self._refused(error))
+
+    def _refused(self, error: Exception) -> OrbitError:
+        """Fail the current statement; return what the client is told."""
+        if not isinstance(error, OrbitError):
+            _log.error("a statement failed inside the engine", exc_info=error)
+            error = OrbitError(f"internal error: {type(error).__name__}", sqlstate="XX000")
         self._statement_failed(error)
-        self.owner.failed(error)
+        return error
 
     def _script_next(self, answer: bytes | None) -> bytes | None:
         """Collect a statement's answer and run the rest of the script; at its end commit what is implicit."""
         if answer is not None:
             self._answers.append(answer)
         while self._script:
-            plan, parameters = self.planner.script_plan(self, self._script.pop())
+            self._source = self._script.pop()
+            plan, parameters = self.planner.script_plan(self, self._source)
             if self.status == FAILED and not plan.in_failed_block:
                 raise _in_failed_block()
             if plan.columns is not None:
@@ -452,6 +384,8 @@ class StorageSession:
                 return None
             self._answers.append(answer)
         self._next = _same
+        if self.status == IDLE and self.transaction is None:
+            self._settings_mark = None
         return self._commit_implicit(b"".join(self._answers))
 
     def _commit_implicit(self, answer: bytes) -> bytes | None:
@@ -468,54 +402,47 @@ class StorageSession:
 
         def done(outcome: int | OrbitError) -> None:
             self._committing = False
-            self._ended()
             if isinstance(outcome, OrbitError):
-                self._script = []
-                self._pending = False
-                if not self._closed:
-                    self.owner.failed(outcome)
+                if self._settings_mark is not None:
+                    self.settings.restore(self._settings_mark)
+                self._ended()
+                self._fail_pending(outcome)
             else:
+                self._ended()
                 self._next = then
                 self.complete(answer)
+            if self._deposed is not None:
+                self._terminate(self._deposed)
 
-        if self.engine.commit(transaction, done):
+        try:
+            over = self.engine.commit(transaction, done)
+        except OrbitError:
+            self.roll_back()
+            raise
+        if over:
             self._ended()
             return answer
         self._committing = True
         self._pending = True
         return None
 
-    def _ended(self) -> None:
-        """The transaction is over, whichever way."""
-        self.transaction = None
-        self.status = IDLE
-        self.savepoints = []
-        self._settings_mark = None
-        self._isolation = self.planner.isolation_of(self.settings)
-        self._read_only = self.settings.get("default_transaction_read_only") == "on"
-
-    def _abandon(self) -> None:
+    def _abandon_copy(self) -> None:
         if self.copy is not None:
             self.copy.abandon()
             self.copy = None
-        if self.transaction is not None:
-            self.planner.roll_back(self.transaction)
-        self._ended()
 
     def _statement_failed(self, error: OrbitError | None = None) -> None:
         """PostgreSQL's rule: an error fails the block, or undoes the implicit transaction."""
         if error is not None:
             self.engine.count_failure(error)
-        self._stop_timers()
+        self._waiting.stop()
         self._reserving = None
         self._script, self._answers = [], []
-        if self.copy is not None:
-            self.copy.abandon()
-            self.copy = None
+        self._abandon_copy()
         if self._committing:
             return
         if self.status == IDLE:
-            self._abandon()
+            self.roll_back()
         else:
             self.status = FAILED
             if self.transaction is not None:
@@ -534,14 +461,12 @@ class StorageSession:
             self.transaction.stop_waiting()
         self._fail_pending(error)
 
+    def _timed_out(self) -> None:
+        self._interrupt(QueryCanceled("canceling statement due to statement timeout"))
+
     def _lock_timed_out(self) -> None:
         if self.transaction is not None and self.transaction.waiting_for is not None:
             self._interrupt(LockNotAvailable("canceling statement due to lock timeout"))
-
-    def _stop_timers(self) -> None:
-        for timer in self._timers:
-            timer.cancel()
-        self._timers.clear()
 
     def _tell_settings(self) -> None:
         changed, self.settings.changed = self.settings.changed, []
@@ -557,22 +482,11 @@ class StorageSession:
                 return answer
             self.copy = None
             self._pending = False
+            self._waiting.stop()
             return self._next(answer)
-        except OrbitError as error:
+        except Exception as error:
             self._pending = False
-            self._statement_failed(error)
-            raise
-
-    def _in_block(self, command: str) -> Transaction:
-        if self.status == IDLE or self.transaction is None:
-            raise OrbitError(f"{command} can only be used in transaction blocks", sqlstate="25P01")
-        return self.transaction
-
-    def _find_savepoint(self, name: str) -> int:
-        for at in range(len(self.savepoints) - 1, -1, -1):
-            if self.savepoints[at].name == name:
-                return at
-        raise OrbitError(f'savepoint "{name}" does not exist', sqlstate="3B001")
+            raise self._refused(error) from error
 
 
 def _same(answer: bytes) -> bytes | None:

@@ -35,7 +35,8 @@ from services.storage.sql.settings import Settings
 from services.storage.txn.transaction import Isolation, Transaction
 
 if TYPE_CHECKING:
-    from services.storage.session import PreparedStatement, StorageSession
+    from services.storage.session import StorageSession
+    from services.storage.sql.prepared import PreparedStatement
 
 _LITERAL = re.compile(r"('(?:[^']|'')*'|(?<=[\s=(,+*/<>])-?\d+(?:\.\d+)?\b)")
 _QUERIES = (Kind.SELECT, Kind.INSERT, Kind.UPDATE, Kind.DELETE)
@@ -138,7 +139,7 @@ class Planner:
             self.cache_hits += 1
             return [(lifted[0], values)]
         known = space.plans.get((sql, ()))
-        if known is not None:
+        if known is not None and not known.parameter_types:
             self.cache_hits += 1
             return [(known, ())]
         statements = parse(sql)

@@ -13,6 +13,7 @@ from orbit.kernel.errors import LogCorrupt, OrbitError
 from orbit.kernel.ids import pack
 from orbit.kernel.records import Kind, Record
 from orbit.kernel.schema import Catalog
+from services.storage.client import IDLE
 from services.storage.digest import state_digest
 from services.storage.log.interface import Entry
 from services.storage.log.memory import MemoryLog, MemoryStream
@@ -33,13 +34,13 @@ async def traffic(node: StorageNode, seed: int, statements: int) -> None:
         )
     for _ in range(statements):
         # The other one may hold locks of its block.
-        client = next((one for one in clients if one.status != 0), rng.choice(clients))
+        client = next((one for one in clients if one.status != IDLE), rng.choice(clients))
         try:
             await statement(rng, client, rng.choice(TABLES))
         except OrbitError as error:
             assert error.sqlstate in ("23505", "25P02", "42P01", "0A000", "25P01", "3B001"), error
     for client in clients:
-        if client.status != 0:
+        if client.status != IDLE:
             await client.run("COMMIT")
 
 
@@ -102,7 +103,7 @@ async def test_the_digest_sees_a_difference_and_not_the_layout(storage: StorageN
 async def test_chunks_digest_the_same_before_and_after_decoding() -> None:
     from decimal import Decimal
 
-    effects = [
+    effects: list[records.Effect] = [
         records.Insert(7, [(1, "x", Decimal("1.50"), b"\x00", (1, 2, 3), 1.5, None)]),
         records.Update(7, 5, (1, Decimal("0.10")), (2, None)),
         records.Delete(7, 5, (True, -1)),

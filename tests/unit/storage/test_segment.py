@@ -110,7 +110,8 @@ def test_a_segment_shows_each_snapshot_its_versions() -> None:
     assert segment.visible_at(0, 8) and not segment.visible_at(0, 9)
     mask = segment.visible_mask(8)
     assert mask is not None and mask.tolist() == [True, True, True]
-    assert segment.dead == 1 and segment.ends[1] == INFINITY_LSN
+    assert segment.dead == 1
+    assert segment.ends[1] == INFINITY_LSN
     segment.owner = b"load"
     segment.publish(20, 99)
     assert segment.begins.tolist() == [20] * 3 and segment.owner is None and segment.newest_change_us == 99

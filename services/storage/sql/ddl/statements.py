@@ -249,7 +249,7 @@ def _create_index(tree: exp.Expression) -> ControlPlan:
 
 
 def _drop_table(tree: exp.Expression) -> ControlPlan:
-    targets = [target(item) for item in tree.args.get("tables") or [tree.this]]
+    targets = list(dict.fromkeys(target(item) for item in tree.args.get("tables") or [tree.this]))
 
     def action(session: StorageSession, transaction: Transaction, catalog: Catalog) -> list[CatalogChange] | None:
         tables: list[Table] = []
@@ -265,7 +265,7 @@ def _drop_table(tree: exp.Expression) -> ControlPlan:
         if not lock_tables(session, transaction, tables):
             return None
         owned = [sequence.id for table in tables for sequence in owned_sequences(catalog, table)]
-        return [Drop(number) for number in (*(table.id for table in tables), *owned)]
+        return [Drop(number) for number in dict.fromkeys((*(table.id for table in tables), *owned))]
 
     return define("DROP TABLE", action)
 
@@ -314,7 +314,7 @@ def _schema_name(item: exp.Expression) -> str:
 
 def _drop_schema(tree: exp.Expression) -> ControlPlan:
     items = tree.args.get("tables") or [tree.this]
-    names = [_schema_name(item) for item in items]
+    names = list(dict.fromkeys(_schema_name(item) for item in items))
 
     def action(session: StorageSession, transaction: Transaction, catalog: Catalog) -> list[CatalogChange] | None:
         need_superuser(session, catalog, "drop schemas")
@@ -382,7 +382,7 @@ def _role(command: RoleCommand) -> ControlPlan:
 
 
 def _roles_to_drop(session: StorageSession, catalog: Catalog, command: RoleCommand) -> Iterator[Role]:
-    for name in command.names:
+    for name in dict.fromkeys(command.names):
         role = catalog.role(name)
         if role is None:
             if not command.if_exists:
