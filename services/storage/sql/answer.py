@@ -17,12 +17,29 @@ from datetime import tzinfo
 from functools import lru_cache
 from typing import Any
 
+from orbit.kernel.errors import NotSupported
 from orbit.kernel.records import Row
-from orbit.kernel.types import type_size
+from orbit.kernel.types import SqlType, type_size
 from orbit.kernel.values import format_binary, format_text
 from services.storage.client import ColumnDescription
+from services.storage.sql.bind.type_catalog import ELEMENT_OF, REG_TYPES, TEXT, VOID, display_name
 
 EncodeRow = Callable[[Row], bytes]
+TEXT_ONLY = frozenset((*REG_TYPES, *ELEMENT_OF, VOID))
+"""Result types that arrive here as their text: arrays, reg*, void."""
+
+
+def encodable_types(columns: Sequence[ColumnDescription], formats: Sequence[int]) -> list[SqlType]:
+    """Return the types to encode result columns as. Raises 0A000 for a type that has no binary form here."""
+    types: list[SqlType] = []
+    for at, column in enumerate(columns):
+        if column.type.oid in TEXT_ONLY:
+            if _format_at(formats, at) and column.type.oid != VOID:
+                raise NotSupported(f"binary output of type {display_name(column.type)} is not supported")
+            types.append(TEXT)
+        else:
+            types.append(column.type)
+    return types
 
 
 def command_complete(tag: str) -> bytes:
@@ -52,7 +69,10 @@ def row_description(columns: Sequence[ColumnDescription], formats: Sequence[int]
 
 def row_encoder(columns: Sequence[ColumnDescription], formats: Sequence[int], zone: tzinfo) -> EncodeRow:
     """Return a function from a row of values to its DataRow message."""
-    return _row_encoder(tuple(column.type.oid for column in columns), tuple(formats), zone)
+    oids = tuple([column.type.oid for column in columns])
+    if not TEXT_ONLY.isdisjoint(oids):
+        oids = tuple(kind.oid for kind in encodable_types(columns, formats))
+    return _row_encoder(oids, tuple(formats), zone)
 
 
 @lru_cache(maxsize=4096)

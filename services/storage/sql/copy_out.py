@@ -14,7 +14,7 @@ from orbit.kernel.errors import NotSupported, OrbitError
 from orbit.kernel.types import SqlType
 from orbit.kernel.values.copy_text import COPY_DONE, CopyStyle, copy_header, copy_out_response, encode_copy_rows
 from services.storage.client import CopyFormat
-from services.storage.sql.answer import command_complete
+from services.storage.sql.answer import command_complete, encodable_types
 from services.storage.sql.bind import BindContext, bind_select_statement
 from services.storage.sql.copy import copy_format
 from services.storage.sql.ddl.names import need_table
@@ -43,7 +43,7 @@ class CopyOutPlan:
         self.query.start(session, parameters, self._deliver)
 
     def _deliver(self, session: StorageSession, result: ScanResult) -> None:
-        types = [column.type for column in result.columns]
+        types = encodable_types(result.columns, ())
         zone = session.settings.zone
         start = copy_out_response(len(types))
         if self.header:

@@ -7,7 +7,7 @@ held back while the client does not drain.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +20,13 @@ from orbit.kernel.types import SqlType
 from orbit.kernel.values.data_rows import encode_data_rows
 from services.storage.client import ColumnDescription
 from services.storage.engine import Engine
-from services.storage.sql.answer import command_complete
+from services.storage.sql.answer import command_complete, encodable_types
 from services.storage.sql.bind.tree import BoundQuery
+from services.storage.sql.evaluate import EvaluationContext
 from services.storage.sql.scan.executor import ScanExecutor, ScanResult
 from services.storage.sql.select import plan_in_python
+from services.storage.sql.settings import setting_names
+from services.storage.sql.system_catalog.catalog import SystemCatalog
 from services.storage.sql.table_source import CapturedSource, capture
 from services.storage.tiers.segment import column_reader
 
@@ -41,7 +44,11 @@ class QueryPlanner:
 
     def __init__(self, engine: Engine, *, threads: int, memory_bytes: int) -> None:
         self._engine = engine
-        self.executor = ScanExecutor(threads=threads, memory_limit=f"{memory_bytes // (1 << 20)}MB")
+        self.executor = ScanExecutor(
+            threads=threads,
+            memory_limit=f"{memory_bytes // (1 << 20)}MB",
+            system_tables=SystemCatalog(settings=_settings),
+        )
 
     def close(self) -> None:
         self.executor.close()
@@ -51,7 +58,13 @@ class QueryPlanner:
         return plan_in_python(bound) or ScanPlan(self, bound)
 
     def system_tables(self, schema: str, name: str) -> Table | None:
-        return None
+        return SystemCatalog.table(schema, name)
+
+
+def _settings(context: EvaluationContext) -> Iterator[dict[str, object]]:
+    """Yield the rows of pg_settings."""
+    for name in setting_names():
+        yield {"name": name, "setting": context.setting(name)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +140,11 @@ class _Handle:
 
 
 def _answer(session: StorageSession, result: ScanResult, formats: Sequence[int]) -> None:
-    types = [column.type for column in result.columns]
+    try:
+        types = encodable_types(result.columns, formats)
+    except OrbitError as error:
+        session.complete(error)
+        return
     zone = session.settings.zone
     tag = command_complete(f"SELECT {result.row_count}")
     if result.row_count <= INLINE_ROWS:

@@ -19,8 +19,9 @@ from services.storage.sql.answer import command_complete
 from services.storage.sql.bind.tree import BoundQuery, Select, TableRelation
 from services.storage.sql.dml.lookup import key_lookup
 from services.storage.sql.dml.write import KeyFinder, make_finder
-from services.storage.sql.evaluate import Evaluate, can_evaluate, evaluator, tuple_evaluator
+from services.storage.sql.evaluate import Evaluate, tuple_evaluator
 from services.storage.sql.plan import Plan
+from services.storage.sql.small import SmallQuery, small_query
 from services.storage.txn.locks import Mode
 
 if TYPE_CHECKING:
@@ -94,49 +95,35 @@ class PointSelect:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OneRowSelect:
-    """SELECT without FROM: evaluated in Python."""
+class SmallSelect:
+    """A query that reads no table."""
 
-    values: Evaluate
-    where: Evaluate | None
+    query: SmallQuery
     columns: tuple[ColumnDescription, ...]
     parameter_types: tuple[SqlType, ...]
     in_failed_block: bool = False
 
     def run(self, session: StorageSession, parameters: Sequence[Any], formats: Sequence[int]) -> bytes:
-        rows = self.rows(session, parameters)
-        if not rows:
-            return _NONE
-        return session.encoder(self.columns, formats)(rows[0]) + _ONE
-
-    def rows(self, session: StorageSession, parameters: Sequence[Any]) -> list[Row]:
-        context = session.evaluation_context()
-        if self.where is not None and self.where((), parameters, context) is not True:
-            return []
-        return [self.values((), parameters, context)]
+        rows = self.query.rows(parameters, session.evaluation_context())
+        encode = session.encoder(self.columns, formats)
+        return b"".join([encode(row) for row in rows]) + command_complete(f"SELECT {len(rows)}")
 
     def fetch(self, session: StorageSession, parameters: Sequence[Any]) -> None:
-        session.query_rows = self.rows(session, parameters)
+        session.query_rows = self.query.rows(parameters, session.evaluation_context())
         session.run_again()
 
 
 def plan_in_python(bound: BoundQuery) -> Plan | None:
     """Return a plan that needs no executor, or None when the query needs one."""
+    small = small_query(bound)
+    if small is not None and not bound.locks:
+        return SmallSelect(query=small, columns=bound.columns, parameter_types=bound.parameter_types)
     query = bound.query
     if not isinstance(query, Select) or not _is_plain(query):
         return None
     targets = [target.expression for target in query.targets if not target.hidden]
     if not all(can_evaluate_over(item, query) for item in targets):
         return None
-    if query.source is None:
-        if query.locks or (query.where is not None and not can_evaluate(query.where)):
-            return None
-        return OneRowSelect(
-            values=tuple_evaluator(targets),
-            where=None if query.where is None else evaluator(query.where),
-            columns=bound.columns,
-            parameter_types=bound.parameter_types,
-        )
     relation = query.source
     if not isinstance(relation, TableRelation) or relation.system:
         return None

@@ -158,6 +158,10 @@ def search_path_of(value: str, user: str) -> tuple[str, ...]:
     return tuple(names)
 
 
+def setting_names() -> list[str]:
+    return sorted(setting.name for setting in _KNOWN.values())
+
+
 class Settings:
     """One session's settings. SET LOCAL and SET in a block that rolls back are undone through `mark` and `restore`."""
 

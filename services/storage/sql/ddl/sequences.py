@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from sqlglot import exp
@@ -35,8 +36,15 @@ def column_sequence(schema: str, table: str, table_id: int, column: Column, owne
 
 def default_of(sequence: Sequence) -> str:
     """Return the DEFAULT of the column that a sequence feeds."""
-    name = f'"{sequence.schema}"."{sequence.name}"'.replace("'", "''")
+    name = f"{_shown(sequence.schema)}.{_shown(sequence.name)}".replace("'", "''")
     return f"nextval('{name}'::regclass)"
+
+
+def _shown(name: str) -> str:
+    """Return an identifier, quoted when it must be."""
+    if re.fullmatch(r"[a-z_][a-z0-9_$]*", name):
+        return name
+    return '"' + name.replace('"', '""') + '"'
 
 
 def owned_sequences(catalog: Catalog, table: Table) -> list[Sequence]:
