@@ -16,6 +16,10 @@ from orbit.kernel.types import SqlType
 FIRST_USER_OID = 16384
 """Objects below are built in, as in PostgreSQL."""
 
+BOOTSTRAP_ROLE_OID = 10
+PUBLIC_SCHEMA_OID = 2200
+"""The first administrator and the schema public have the OIDs that they have in PostgreSQL."""
+
 PUBLIC_SCHEMA = "public"
 REDIS_SCHEMA = "redis"
 

@@ -9,7 +9,16 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from orbit.kernel.errors import OrbitError
-from orbit.kernel.schema import FIRST_USER_OID, PUBLIC_SCHEMA, REDIS_SCHEMA, Put, Role, Schema
+from orbit.kernel.schema import (
+    BOOTSTRAP_ROLE_OID,
+    FIRST_USER_OID,
+    PUBLIC_SCHEMA,
+    PUBLIC_SCHEMA_OID,
+    REDIS_SCHEMA,
+    Put,
+    Role,
+    Schema,
+)
 from services.storage.client import CopyFormat, SessionOwner, Statement
 from services.storage.session import StorageSession
 
@@ -27,9 +36,9 @@ async def bootstrap(open_session: OpenSession, user: str, verifier: str | None, 
         transaction.change_catalog(
             session.engine.state.catalog,
             [
-                Put(Role(id=FIRST_USER_OID, name=user, verifier=verifier, superuser=True)),
-                Put(Schema(id=FIRST_USER_OID + 1, name=PUBLIC_SCHEMA, owner=user)),
-                Put(Schema(id=FIRST_USER_OID + 2, name=REDIS_SCHEMA, owner=user)),
+                Put(Role(id=BOOTSTRAP_ROLE_OID, name=user, verifier=verifier, superuser=True)),
+                Put(Schema(id=PUBLIC_SCHEMA_OID, name=PUBLIC_SCHEMA, owner=user)),
+                Put(Schema(id=FIRST_USER_OID, name=REDIS_SCHEMA, owner=user)),
             ],
         )
         for sql in statements:

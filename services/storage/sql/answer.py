@@ -22,7 +22,8 @@ from orbit.kernel.records import Row
 from orbit.kernel.types import SqlType, type_size
 from orbit.kernel.values import format_binary, format_text
 from services.storage.client import ColumnDescription
-from services.storage.sql.bind.type_catalog import ELEMENT_OF, REG_TYPES, TEXT, VOID, display_name
+from services.storage.sql.bind.type_catalog import ELEMENT_OF, REG_TYPES, VOID, display_name
+from services.storage.sql.scan.results import encoding_types
 
 EncodeRow = Callable[[Row], bytes]
 TEXT_ONLY = frozenset((*REG_TYPES, *ELEMENT_OF, VOID))
@@ -31,15 +32,10 @@ TEXT_ONLY = frozenset((*REG_TYPES, *ELEMENT_OF, VOID))
 
 def encodable_types(columns: Sequence[ColumnDescription], formats: Sequence[int]) -> list[SqlType]:
     """Return the types to encode result columns as. Raises 0A000 for a type that has no binary form here."""
-    types: list[SqlType] = []
     for at, column in enumerate(columns):
-        if column.type.oid in TEXT_ONLY:
-            if _format_at(formats, at) and column.type.oid != VOID:
-                raise NotSupported(f"binary output of type {display_name(column.type)} is not supported")
-            types.append(TEXT)
-        else:
-            types.append(column.type)
-    return types
+        if column.type.oid in TEXT_ONLY and _format_at(formats, at) and column.type.oid != VOID:
+            raise NotSupported(f"binary output of type {display_name(column.type)} is not supported")
+    return encoding_types(columns)
 
 
 def command_complete(tag: str) -> bytes:
