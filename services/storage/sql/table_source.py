@@ -17,7 +17,7 @@ from orbit.kernel.types import arrow_type
 from services.storage.engine import Engine
 from services.storage.meters import Meters
 from services.storage.sql.scan.source import ColumnBound
-from services.storage.tiers.table import ScanPart
+from services.storage.tiers.table import ScanPart, TableStore
 from services.storage.txn.transaction import Transaction
 
 
@@ -36,15 +36,20 @@ class CapturedTable:
 def capture(engine: Engine, transaction: Transaction | None, table: Table) -> CapturedTable:
     """Capture a table for the statement that runs now."""
     store = engine.store(transaction, table)
+    return CapturedTable(table, tuple(capture_parts(transaction, store, engine.snapshot(transaction))))
+
+
+def capture_parts(transaction: Transaction | None, store: TableStore, snapshot: int) -> list[ScanPart]:
+    """Return what a snapshot sees of some rows, with the transaction's own changes on top."""
     own = None if transaction is None else transaction.writes.get(store)
     hidden = None if not own else {row_id for row_id in own if row_id >= 0}
     bulk_of = transaction.id if transaction is not None and transaction.chunks else None
-    parts = store.scan(engine.snapshot(transaction), hidden, bulk_of)
+    parts = store.scan(snapshot, hidden, bulk_of)
     if own:
         rows = [after for _, after in own.values() if after is not None]
         if rows:
             parts.append(ScanPart(len(rows), None, None, rows))
-    return CapturedTable(table, tuple(parts))
+    return parts
 
 
 class CapturedSource:

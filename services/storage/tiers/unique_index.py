@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from orbit.kernel.records import Row
 from orbit.kernel.schema import Index, Table
+from orbit.kernel.types import Oid
 from services.storage.tiers.key_index import KeyIndex
 from services.storage.tiers.segment import Segment, column_reader
 from services.storage.txn.locks import LockTable
@@ -83,11 +84,13 @@ def batch_keys(
     for array, oid in zip(arrays, oids, strict=True):
         if pa.types.is_integer(array.type) and not array.null_count:
             values.append(array.to_numpy().tolist())
+        elif pa.types.is_string(array.type) and oid != Oid.NUMERIC:
+            values.append(array.to_numpy(zero_copy_only=False).tolist())
         else:
             read = column_reader(array, oid)
             values.append([read(at) for at in range(count)])
     keys: list[Any] = list(values[0]) if len(values) == 1 else list(zip(*values, strict=True))
-    if all(index.indexes(key) for key in keys):
+    if not index.nulls_distinct or not any(array.null_count for array in arrays):
         return keys, np.arange(count)
     kept = [at for at, key in enumerate(keys) if index.indexes(key)]
     return [keys[at] for at in kept], np.array(kept, np.int64)

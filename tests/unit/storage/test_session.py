@@ -537,3 +537,11 @@ async def test_a_table_named_twice_in_a_drop_is_dropped_once(node: StorageNode) 
     client = node.client()
     await client.run("DROP TABLE t, t, public.t")
     assert await client.fails("SELECT * FROM t") == "42P01" and node.node.leading
+
+
+async def test_a_new_constraint_is_checked_against_the_newest_rows_and_not_a_snapshot(node: StorageNode) -> None:
+    client, other = node.client(), node.client()
+    await loaded(client, [(n, f"b{n}", None) for n in range(2000)])
+    await client.run("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT v FROM t WHERE id = 1")
+    await other.run("INSERT INTO big VALUES (7, 'late', 1)")
+    assert await client.fails("ALTER TABLE big ADD PRIMARY KEY (a)") == "23505"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from sqlglot import exp
 
-from orbit.kernel.errors import ConstraintViolation, NotSupported, OrbitError
+from orbit.kernel.errors import NotSupported, OrbitError
 from orbit.kernel.schema import Catalog, CatalogChange, Drop, Put, Role, Schema, Table
 from orbit.kernel.schema import Sequence as NumberSequence
 from services.storage.sql.bind.names import identifier
@@ -26,6 +26,7 @@ from services.storage.sql.ddl.sequences import (
     drop_sequence,
     owned_sequences,
 )
+from services.storage.sql.ddl.verify import verify_rows
 from services.storage.sql.parse.statement import Kind, RoleCommand, Statement
 from services.storage.sql.plan import ControlPlan
 from services.storage.txn.locks import Mode
@@ -163,45 +164,6 @@ def _alter_table(tree: exp.Expression) -> ControlPlan:
         return [Put(changed)]
 
     return define("ALTER TABLE", action)
-
-
-def verify_rows(session: StorageSession, transaction: Transaction, old: Table, new: Table) -> None:
-    """Raise what the rows that exist would raise against the constraints that are new. Reads the whole table."""
-    engine = session.engine
-    store = engine.store_to_define(transaction, old)
-    added = [index for index in new.indexes if index not in old.indexes]
-    required = [
-        at
-        for at, (before, after) in enumerate(zip(old.columns, new.columns, strict=True))
-        if before.nullable > after.nullable
-    ]
-    checks = session.planner.compile_checks(session, new, [check for check in new.checks if check not in old.checks])
-    seen: list[set[object]] = [set() for _ in added]
-    positions = [[new.position(number) for number in index.columns] for index in added]
-    for _, row in engine.rows(transaction, store):
-        for at in required:
-            if row[at] is None:
-                column = new.columns[at].name
-                raise ConstraintViolation(
-                    f'column "{column}" of relation "{new.name}" contains null values', sqlstate="23502", column=column
-                )
-        for check in checks:
-            check(row)
-        for index, keys, places in zip(added, seen, positions, strict=True):
-            key = tuple(row[at] for at in places)
-            if index.nulls_distinct and None in key:
-                continue
-            if key in keys:
-                names = ", ".join(new.columns[at].name for at in places)
-                raise ConstraintViolation(
-                    f'could not create unique index "{index.name}"',
-                    sqlstate="23505",
-                    detail=f"Key ({names})=({', '.join(map(str, key))}) is duplicated.",
-                    schema=new.schema,
-                    table=new.name,
-                    constraint=index.name,
-                )
-            keys.add(key)
 
 
 def lock_tables(session: StorageSession, transaction: Transaction, tables: Sequence[Table]) -> bool:
