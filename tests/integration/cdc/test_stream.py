@@ -23,7 +23,7 @@ from orbit.kernel.schema import Column, Put
 from orbit.kernel.types import Oid, SqlType
 from services.cdc.feed import Feed
 from services.cdc.service import CdcService, Parts
-from services.cdc.sinks.jetstream import EventStream, StreamSettings
+from services.cdc.sinks.jetstream import End, EventStream, Message, Overtaken, StreamSettings
 from services.cdc.sinks.stream import StreamSink
 from services.storage.client import read_log
 from services.storage.log.jetstream import JetStreamLog
@@ -199,6 +199,28 @@ async def test_two_processes_together_publish_each_event_once(world: World) -> N
         found = await world.messages(401)
         assert one.published + two.published == 401
     assert [message.event["after"]["id"] for message in found[1:]] == list(range(400))
+
+
+async def test_a_batch_behind_another_end_is_refused_whole(world: World) -> None:
+    """Also when its message ids are new: the expected sequence alone must do."""
+    stream = EventStream(world.connection, StreamSettings(REGION))
+    await stream.ensure()
+
+    def batch(*names: int) -> list[Message]:
+        heads = [f"Nats-Msg-Id: 1-{name}-0\r\nOrbit-Timeline: 1\r\nOrbit-Lsn: {name}\r\n" for name in names]
+        rest = "Orbit-Position: 0\r\nOrbit-Total: 1\r\n"
+        return [
+            Message(b"orbit.cdc.local.s.t", (head + rest).encode(), b"{}", 1, name, 0, 1, 1)
+            for name, head in zip(names, heads, strict=True)
+        ]
+
+    await stream.publish(batch(1, 2, 3), 0)
+    for names, expected in (((4, 5), 2), ((4, 5), 4), ((4,), 2), ((4,), 0)):
+        with pytest.raises(Overtaken):
+            await stream.publish(batch(*names), expected)
+    assert await stream.end() == End(3, 1, (3, 0), True)
+    await stream.publish(batch(4), 3)
+    assert await stream.end() == End(4, 1, (4, 0), True)
 
 
 async def test_when_the_publishing_process_ends_the_other_goes_on(world: World) -> None:
