@@ -104,6 +104,9 @@ class State:
 
     def lsn_at(self, time_us: int) -> int:
         """Return an LSN at or before that time, of recent times at most a second before; 0 when none is known."""
+        if self.applied_time_us <= time_us:
+            # An idle shard samples no further times, and all that it holds is older than this one.
+            return self.applied_lsn
         at = bisect_right(self.times, time_us, key=lambda item: item[1]) - 1
         return pack(self.times[at][0], 0) if at >= 0 else 0
 
