@@ -90,6 +90,8 @@ def _check_unique(
             raise _duplicated(new, index, int(numbers[again[0]]))
         return
     fragments = np.concatenate([fragments_of(piece) for piece in pieces])
+    if not len(fragments):
+        return
     order = np.argsort(fragments, kind="stable")
     ordered = fragments[order]
     meets = ordered[1:] == ordered[:-1]
