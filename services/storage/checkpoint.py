@@ -286,7 +286,7 @@ def _state_record(state: State) -> StateRecord:
 
 def _restore_state(state: State, saved: StateRecord) -> None:
     state.catalog = Catalog({item.id: item for item in saved.catalog}, saved.catalog_version, saved.next_id)
-    state.stores = {table.storage_id: TableStore(table) for table in state.catalog.tables()}
+    state.stores = {table.storage_id: TableStore(table, state.tier_reads) for table in state.catalog.tables()}
     state.timeline = saved.timeline
     state.applied_sequence = saved.applied_sequence
     state.applied_lsn = saved.applied_lsn

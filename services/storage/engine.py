@@ -51,7 +51,7 @@ class Engine:
         self.aborted_total = 0
         self.conflicts_total = 0
         self.deadlocks_total = 0
-        self.meters = Meters()
+        self.meters = Meters(state.tier_reads)
         self.sequences = SequenceValues(state)
         self._order = 0
 

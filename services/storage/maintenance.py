@@ -66,6 +66,7 @@ class Maintenance:
         self._task: asyncio.Task[None] | None = None
         self._next_checkpoint = 0.0
         self.migrations_total = 0
+        self.rows_moved = {"warm": 0, "cold": 0}
         self._cold_moves: list[tuple[TableStore, Segment, SnapshotRef, int]] = []
         state.on_cold_commit = self._cold_committed
         self.failing: str | None = None
@@ -137,6 +138,7 @@ class Maintenance:
                 continue
             store.leaving.discard(segment.number)
             segment.demote(ColdSource(self._cold, self._warm, store, segment, ref, as_of))
+            self.rows_moved["cold"] += segment.count - segment.dead
             self.migrations_total += 1
         self._cold_moves = waiting
 
@@ -169,6 +171,7 @@ class Maintenance:
                 loop = asyncio.get_running_loop()
                 await loop.run_in_executor(self._worker, self._warm.save_rows, store.storage_id, segment)
             segment.demote(WarmSource(self._warm, store.storage_id, segment.number, segment.schema))
+            self.rows_moved["warm"] += segment.count - segment.dead
             self.migrations_total += 1
 
     def _hot_segments(self) -> Iterator[tuple[TableStore, Segment, HotSegment]]:

@@ -32,15 +32,13 @@ class Meters:
         "rows_scanned",
         "transaction",
         "write_duration",
-        "writes",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, reads: dict[str, int] | None = None) -> None:
         self.query: Observer = Unobserved()
         self.transaction: Observer = Unobserved()
         self.read_duration: dict[str, Observer] = {tier: Unobserved() for tier in TIERS}
         self.write_duration: dict[str, Observer] = {tier: Unobserved() for tier in TIERS}
-        self.reads = dict.fromkeys(TIERS, 0)
-        self.writes = dict.fromkeys(TIERS, 0)
+        self.reads = dict.fromkeys(TIERS, 0) if reads is None else reads
         self.rows_scanned = 0
         self.batches = 0

@@ -267,6 +267,12 @@ class StorageService:
     def plan_cache_hits(self) -> int:
         return self.planner.cache_hits if hasattr(self, "planner") else 0
 
+    def rows_written(self, tier: str) -> int:
+        """Return rows written into a tier: changes applied (hot), rows that moved there (warm, cold)."""
+        if tier == "hot":
+            return self.state.rows_written
+        return self.maintenance.rows_moved[tier] if hasattr(self, "maintenance") else 0
+
     def tier_bytes(self, tier: str) -> int:
         """Return the bytes of a tier over all tables."""
         return sum(store.tier_report()[tier]["bytes"] for store in self.state.stores.values())

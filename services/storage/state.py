@@ -62,6 +62,10 @@ class State:
         self.catalog = catalog
         self.stores: dict[int, TableStore] = {}
         self.sequences: dict[int, int] = {}
+        self.tier_reads = {"hot": 0, "warm": 0, "cold": 0}
+        """Rows that were read, by the tier that served them."""
+        self.rows_written = 0
+        """Row effects that this node has applied."""
         self.timeline = FIRST_TIMELINE
         self.applied_sequence = 0
         self.applied_lsn = 0
@@ -194,6 +198,7 @@ class State:
     ) -> int:
         keep = bool(self.snapshots)
         if isinstance(effect, records.Update):
+            self.rows_written += 1
             store = self.stores[effect.storage_id]
             store.update(
                 effect.row_id, store.codec.unpack(effect.after) if decoded else cast(Row, effect.after), lsn, keep
@@ -201,15 +206,18 @@ class State:
         elif isinstance(effect, records.Insert):
             store = self.stores[effect.storage_id]
             unpack = store.codec.unpack if decoded else None
+            self.rows_written += len(effect.rows)
             for row in effect.rows:
                 store.insert(pack(sequence, ordinal), cast(Row, row) if unpack is None else unpack(row), lsn)
                 ordinal += 1
         elif isinstance(effect, records.Delete):
+            self.rows_written += 1
             self.stores[effect.storage_id].delete(effect.row_id, lsn, keep)
         elif isinstance(effect, records.BulkInsert):
             first = _first_row_id(sequence, ordinal, effect)
             self.stores[effect.storage_id].add_bulk(None, bulk_batch(effect), first, lsn, time_us)
             ordinal += effect.row_count
+            self.rows_written += effect.row_count
         else:
             raise LogCorrupt(f"an effect of kind {type(effect).__name__} does not change rows")
         return ordinal
@@ -222,7 +230,7 @@ class State:
             alive.add(table.storage_id)
             store = self.stores.get(table.storage_id)
             if store is None:
-                self.stores[table.storage_id] = TableStore(table)
+                self.stores[table.storage_id] = TableStore(table, self.tier_reads)
             elif store.table is not table:
                 store.define(table)
         for storage_id in list(self.stores):

@@ -233,4 +233,4 @@ def feed(metrics: Metrics, service: StorageService) -> None:
         meters.read_duration[tier] = metrics.histogram(STORAGE_OPERATION_DURATION, tier=tier, operation="read")
         meters.write_duration[tier] = metrics.histogram(STORAGE_OPERATION_DURATION, tier=tier, operation="write")
         metrics.feed(STORAGE_OPERATIONS, partial(meters.reads.__getitem__, tier), tier=tier, operation="read")
-        metrics.feed(STORAGE_OPERATIONS, partial(meters.writes.__getitem__, tier), tier=tier, operation="write")
+        metrics.feed(STORAGE_OPERATIONS, partial(service.rows_written, tier), tier=tier, operation="write")

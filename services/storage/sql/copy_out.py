@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from orbit.kernel.errors import NotSupported, OrbitError
@@ -49,7 +50,7 @@ class CopyOutPlan:
         if self.header:
             start += copy_header([column.name for column in result.columns], self.style)
         pieces: list[Callable[[], bytes]] = [lambda: start]
-        pieces += [lambda batch=batch: encode_copy_rows(batch, types, self.style, zone) for batch in result.batches]
+        pieces += [partial(encode_copy_rows, batch, types, self.style, zone) for batch in result.batches]
         end = COPY_DONE + command_complete(f"COPY {result.row_count}")
         task = asyncio.get_running_loop().create_task(stream(session, pieces, end), name="copy-out")
         session.abort_work = stopper(task)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -155,7 +156,7 @@ def _answer(session: StorageSession, result: ScanResult, formats: Sequence[int])
             return
         session.complete(rows + tag)
         return
-    messages = [lambda batch=batch: encode_data_rows(batch, types, formats, zone) for batch in result.batches]
+    messages = [partial(encode_data_rows, batch, types, formats, zone) for batch in result.batches]
     task = asyncio.get_running_loop().create_task(stream(session, messages, tag), name="stream-rows")
     session.abort_work = stopper(task)
 

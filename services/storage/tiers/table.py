@@ -61,6 +61,7 @@ class TableStore:
         "indexes",
         "leaving",
         "primary",
+        "reads",
         "row_locks",
         "segments",
         "storage_id",
@@ -68,7 +69,9 @@ class TableStore:
         "table_lock",
     )
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Table, reads: dict[str, int] | None = None) -> None:
+        """`reads` counts point reads by the tier that served them; the stores of one node share it."""
+        self.reads = {"hot": 0, "warm": 0, "cold": 0} if reads is None else reads
         self.storage_id = table.storage_id
         self.heads: dict[int, Version] = {}
         self.segments: dict[int, Segment] = {}
@@ -148,6 +151,7 @@ class TableStore:
             for row_id in (entry,) if isinstance(entry, int) else entry:
                 head = self.heads.get(row_id)
                 if head is not None and head.end == INFINITY_LSN and index.key_of(head.row) == key:
+                    self.reads["hot"] += 1
                     return row_id, head.row
         for position in index.sealed.find(key):
             segment = self.segments.get(position >> 16)
@@ -155,6 +159,7 @@ class TableStore:
             if segment is not None and segment.end_view[offset] == INFINITY_LSN and segment.owner is None:
                 row = segment.row(offset)
                 if index.key_of(row) == key:
+                    self.reads[segment.tier] += 1
                     return int(segment.row_ids[offset]), row
         return None
 

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any, cast
 
 import structlog
@@ -31,6 +32,7 @@ from orbit.kernel.ids import pack
 from orbit.kernel.limits import GROUP_MAX_TRANSACTIONS, LOG_MAX_PAYLOAD_BYTES, RECORD_TARGET_BYTES
 from orbit.kernel.records import Kind, Record
 from services.storage.log.interface import AppendRefused, AppendUnknown, Entry, Log, RecordsTrimmed, SlotTaken
+from services.storage.meters import Observer, Unobserved
 from services.storage.state import State
 from services.storage.txn.large import LargeCommit, is_large
 from services.storage.txn.transaction import Transaction
@@ -87,6 +89,8 @@ class Committer:
         self._refusal_told = False
         self._idle = asyncio.Event()
         self._idle.set()
+        self.write_duration: Observer = Unobserved()
+        """Seconds to apply each record, once it is in the log."""
         self.groups = 0
         self.transactions = 0
 
@@ -243,7 +247,10 @@ class Committer:
         assert sequence == state.applied_sequence + 1, "the log gave a sequence that was not expected"
         self._taken_again()
         self._last_time_us = record.time_us + len(items)
-        if not self._apply(sequence, record, self._data):
+        began = perf_counter()
+        applied = self._apply(sequence, record, self._data)
+        self.write_duration.observe(perf_counter() - began)
+        if not applied:
             for item in items:
                 item.done(OutcomeUnknown("the commit is in the log and this node could not apply it"))
             return

@@ -44,7 +44,7 @@ MAX_NUMERIC_PRECISION = 1000
 MAX_CHAR_LENGTH = 10_485_760
 
 
-def column_type(kind: exp.Expression) -> SqlType:
+def column_type(kind: exp.Expr) -> SqlType:
     """Return a column's type. Raises 0A000 for a type that columns cannot have, 22023 for a bad modifier."""
     if not isinstance(kind, exp.DataType):
         raise NotSupported(f"type {kind.sql(dialect='postgres')} is not supported")
@@ -90,12 +90,12 @@ class Definition:
 
     columns: list[Column] = field(default_factory=list)
     keys: list[tuple[str | None, tuple[str, ...], bool, bool]] = field(default_factory=list)
-    checks: list[tuple[str | None, exp.Expression]] = field(default_factory=list)
+    checks: list[tuple[str | None, exp.Expr]] = field(default_factory=list)
     counted: set[str] = field(default_factory=set)
     """Columns that a sequence of their own feeds: serial and identity."""
 
 
-def read_definition(items: Sequence[exp.Expression]) -> Definition:
+def read_definition(items: Sequence[exp.Expr]) -> Definition:
     """Read the parenthesized part of CREATE TABLE."""
     definition = Definition()
     for item in items:
@@ -147,7 +147,7 @@ def _read_column(definition: Definition, item: exp.ColumnDef, number: int) -> Co
     return Column(number=number, name=name, type=column_kind, nullable=nullable, default=default, identity=identity)
 
 
-def _identity(kind: exp.Expression, name: str, column_kind: SqlType) -> str:
+def _identity(kind: exp.Expr, name: str, column_kind: SqlType) -> str:
     """Return `a` for GENERATED ALWAYS AS IDENTITY, `d` for BY DEFAULT. Its options are refused."""
     if kind.args.get("expression") is not None:
         raise NotSupported("generated columns are not supported")
@@ -158,7 +158,7 @@ def _identity(kind: exp.Expression, name: str, column_kind: SqlType) -> str:
     return "a" if kind.this else "d"
 
 
-def read_constraint(definition: Definition, item: exp.Expression, label: str | None = None) -> None:
+def read_constraint(definition: Definition, item: exp.Expr, label: str | None = None) -> None:
     """Read a table constraint, also one of ALTER TABLE .. ADD."""
     if isinstance(item, exp.Constraint):
         for part in item.expressions:
@@ -178,7 +178,7 @@ def read_constraint(definition: Definition, item: exp.Expression, label: str | N
         raise NotSupported(f"constraint {item.sql(dialect='postgres')} is not supported")
 
 
-def _names(parts: Sequence[exp.Expression]) -> tuple[str, ...]:
+def _names(parts: Sequence[exp.Expr]) -> tuple[str, ...]:
     names: list[str] = []
     for part in parts:
         inner = part.this if isinstance(part, exp.Ordered) else part
@@ -226,7 +226,7 @@ def build_keys(
 def build_checks(
     table: str,
     columns: Sequence[Column],
-    checks: Sequence[tuple[str | None, exp.Expression]],
+    checks: Sequence[tuple[str | None, exp.Expr]],
     new_id: Callable[[], int],
     taken: set[str],
 ) -> list[Check]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from services.storage.session import StorageSession
 
 
-def target(tree: exp.Expression) -> tuple[str | None, str]:
+def target(tree: exp.Expr) -> tuple[str | None, str]:
     assert isinstance(tree, exp.Table)
     if tree.args.get("catalog") is not None:
         raise NotSupported("names with a database are not supported")

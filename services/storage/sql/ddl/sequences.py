@@ -55,7 +55,7 @@ def owned_sequences(catalog: Catalog, table: Table) -> list[Sequence]:
     ]
 
 
-def create_sequence(tree: exp.Expression) -> ControlPlan:
+def create_sequence(tree: exp.Expr) -> ControlPlan:
     """Return the plan of CREATE SEQUENCE."""
     named, name = target(tree.this)
     options = {"start": None, "increment": 1, "minvalue": 1, "maxvalue": _MAXIMUM[Oid.INT8]}
@@ -96,7 +96,7 @@ def create_sequence(tree: exp.Expression) -> ControlPlan:
     return define("CREATE SEQUENCE", action)
 
 
-def drop_sequence(tree: exp.Expression) -> ControlPlan:
+def drop_sequence(tree: exp.Expr) -> ControlPlan:
     """Return the plan of DROP SEQUENCE."""
     targets = [target(item) for item in tree.args.get("tables") or [tree.this]]
 
@@ -122,7 +122,7 @@ def drop_sequence(tree: exp.Expression) -> ControlPlan:
     return define("DROP SEQUENCE", action)
 
 
-def _integer(value: exp.Expression) -> int:
+def _integer(value: exp.Expr) -> int:
     text = value.sql(dialect="postgres")
     try:
         return int(text)

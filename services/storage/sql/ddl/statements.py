@@ -74,7 +74,7 @@ def _relation_names(catalog: Catalog, schema: str) -> set[str]:
 # Tables.
 
 
-def _create_table(tree: exp.Expression) -> ControlPlan:
+def _create_table(tree: exp.Expr) -> ControlPlan:
     if tree.args.get("expression") is not None:
         raise NotSupported("CREATE TABLE AS is not supported")
     if not isinstance(tree.this, exp.Schema):
@@ -120,7 +120,7 @@ def _create_table(tree: exp.Expression) -> ControlPlan:
     return define("CREATE TABLE", action)
 
 
-def _check_property(prop: exp.Expression) -> None:
+def _check_property(prop: exp.Expr) -> None:
     """pgbench and others give storage parameters: fillfactor means nothing to a log-structured store."""
     if isinstance(prop, exp.Property) and prop.name.lower() == "fillfactor":
         return
@@ -129,7 +129,7 @@ def _check_property(prop: exp.Expression) -> None:
     raise NotSupported(f"table property {prop.sql(dialect='postgres')} is not supported")
 
 
-def _alter_table(tree: exp.Expression) -> ControlPlan:
+def _alter_table(tree: exp.Expr) -> ControlPlan:
     named, name = target(tree.this)
     actions = tree.args.get("actions") or []
     definition = Definition()
@@ -175,7 +175,7 @@ def lock_tables(session: StorageSession, transaction: Transaction, tables: Seque
     return True
 
 
-def _create_index(tree: exp.Expression) -> ControlPlan:
+def _create_index(tree: exp.Expr) -> ControlPlan:
     index = tree.this
     if not tree.args.get("unique"):
         raise NotSupported("indexes that are not unique are not supported")
@@ -210,7 +210,7 @@ def _create_index(tree: exp.Expression) -> ControlPlan:
     return define("CREATE INDEX", action)
 
 
-def _drop_table(tree: exp.Expression) -> ControlPlan:
+def _drop_table(tree: exp.Expr) -> ControlPlan:
     targets = list(dict.fromkeys(target(item) for item in tree.args.get("tables") or [tree.this]))
 
     def action(session: StorageSession, transaction: Transaction, catalog: Catalog) -> list[CatalogChange] | None:
@@ -252,7 +252,7 @@ def _truncate(tree: exp.TruncateTable) -> ControlPlan:
 # Schemas and roles.
 
 
-def _create_schema(tree: exp.Expression) -> ControlPlan:
+def _create_schema(tree: exp.Expr) -> ControlPlan:
     name = _schema_name(tree.this)
 
     def action(session: StorageSession, transaction: Transaction, catalog: Catalog) -> list[CatalogChange] | None:
@@ -269,12 +269,12 @@ def _create_schema(tree: exp.Expression) -> ControlPlan:
     return define("CREATE SCHEMA", action)
 
 
-def _schema_name(item: exp.Expression) -> str:
+def _schema_name(item: exp.Expr) -> str:
     """sqlglot reads a schema as a table that has only its schema part."""
     return identifier(item.args.get("db") or item.this)
 
 
-def _drop_schema(tree: exp.Expression) -> ControlPlan:
+def _drop_schema(tree: exp.Expr) -> ControlPlan:
     items = tree.args.get("tables") or [tree.this]
     names = list(dict.fromkeys(_schema_name(item) for item in items))
 
@@ -358,7 +358,7 @@ def _roles_to_drop(session: StorageSession, catalog: Catalog, command: RoleComma
         yield role
 
 
-_PLANNERS: dict[tuple[type[exp.Expression], str], Callable[[exp.Expression], ControlPlan]] = {
+_PLANNERS: dict[tuple[type[exp.Expr], str], Callable[[exp.Expr], ControlPlan]] = {
     (exp.Create, "TABLE"): _create_table,
     (exp.Create, "INDEX"): _create_index,
     (exp.Create, "SCHEMA"): _create_schema,

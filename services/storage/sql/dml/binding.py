@@ -71,7 +71,7 @@ class BoundChange:
     returning: Returning | None
 
 
-def target(binder: Binder, find: FindTable, node: exp.Expression) -> TableRelation:
+def target(binder: Binder, find: FindTable, node: exp.Expr) -> TableRelation:
     """Return the table that a statement changes."""
     if not isinstance(node, exp.Table):
         raise NotSupported(f"changing {node.sql(dialect='postgres')} is not supported")
@@ -91,7 +91,7 @@ def bind_insert(binder: Binder, find: FindTable, bind_query: BindQuery, tree: ex
     if tree.args.get("with_") or tree.args.get("with"):
         raise NotSupported("WITH before INSERT is not supported")
     named = tree.this
-    names: list[exp.Expression] = []
+    names: list[exp.Expr] = []
     if isinstance(named, exp.Schema):
         names, named = named.expressions, named.this
     relation = target(binder, find, named)
@@ -116,7 +116,7 @@ def bind_insert(binder: Binder, find: FindTable, bind_query: BindQuery, tree: ex
     return BoundInsert(relation, positions, rows, query, casts, conflict, returning)
 
 
-def _positions(table: Table, names: Sequence[exp.Expression]) -> tuple[int, ...]:
+def _positions(table: Table, names: Sequence[exp.Expr]) -> tuple[int, ...]:
     if not names:
         return tuple(range(len(table.columns)))
     positions: list[int] = []
@@ -138,7 +138,7 @@ def _positions(table: Table, names: Sequence[exp.Expression]) -> tuple[int, ...]
 
 
 def _values(
-    binder: Binder, table: Table, positions: Sequence[int], item: exp.Expression, named: bool
+    binder: Binder, table: Table, positions: Sequence[int], item: exp.Expr, named: bool
 ) -> tuple[Expression | None, ...]:
     nodes = item.expressions if isinstance(item, exp.Tuple) else [item.this if isinstance(item, exp.Paren) else item]
     if len(nodes) > len(positions):
@@ -151,7 +151,7 @@ def _values(
     return tuple(_assigned(binder, scope, table, at, node) for at, node in zip(positions, nodes, strict=False))
 
 
-def _assigned(binder: Binder, scope: Scope, table: Table, at: int, node: exp.Expression) -> Expression | None:
+def _assigned(binder: Binder, scope: Scope, table: Table, at: int, node: exp.Expr) -> Expression | None:
     """Return a value converted to the type of the column at a position; None for DEFAULT."""
     keyword = isinstance(node, (exp.Var, exp.Column)) and node.name.upper() == "DEFAULT"
     if keyword and not _quoted(node):
@@ -167,7 +167,7 @@ def _assigned(binder: Binder, scope: Scope, table: Table, at: int, node: exp.Exp
     return coerce_for_assignment(binder.parameters, value, column.name, column.type, position_of(node))
 
 
-def _quoted(node: exp.Expression) -> bool:
+def _quoted(node: exp.Expr) -> bool:
     identifier = node.this
     return isinstance(identifier, exp.Identifier) and bool(identifier.args.get("quoted"))
 
@@ -188,7 +188,7 @@ def _query_columns(
     return positions[:count], tuple(casts)
 
 
-def _bind_conflict(binder: Binder, relation: TableRelation, node: exp.Expression | None) -> Conflict | None:
+def _bind_conflict(binder: Binder, relation: TableRelation, node: exp.Expr | None) -> Conflict | None:
     if node is None:
         return None
     table = relation.table
@@ -210,7 +210,7 @@ def _bind_conflict(binder: Binder, relation: TableRelation, node: exp.Expression
     return Conflict(index, assignments, condition, excluded.number)
 
 
-def _conflict_index(table: Table, node: exp.Expression) -> Index | None:
+def _conflict_index(table: Table, node: exp.Expr) -> Index | None:
     constraint = node.args.get("constraint")
     if constraint is not None:
         for index in table.indexes:
@@ -231,7 +231,7 @@ def _conflict_index(table: Table, node: exp.Expression) -> Index | None:
     )
 
 
-def _key_name(key: exp.Expression) -> str:
+def _key_name(key: exp.Expr) -> str:
     inner = key.this if isinstance(key, exp.Ordered) else key
     if not isinstance(inner, (exp.Column, exp.Identifier)):
         raise NotSupported("ON CONFLICT over expressions is not supported")
@@ -239,7 +239,7 @@ def _key_name(key: exp.Expression) -> str:
 
 
 def _assignments(
-    binder: Binder, scope: Scope, own: Scope, table: Table, nodes: Sequence[exp.Expression]
+    binder: Binder, scope: Scope, own: Scope, table: Table, nodes: Sequence[exp.Expr]
 ) -> tuple[Assignment, ...]:
     assignments: list[Assignment] = []
     for node in nodes:
@@ -252,7 +252,7 @@ def _assignments(
     return tuple(assignments)
 
 
-def bind_change(binder: Binder, find: FindTable, tree: exp.Expression) -> BoundChange:
+def bind_change(binder: Binder, find: FindTable, tree: exp.Expr) -> BoundChange:
     """Bind an UPDATE or DELETE."""
     if tree.args.get("with_") or tree.args.get("with"):
         raise NotSupported(f"WITH before {tree.key.upper()} is not supported")
@@ -270,7 +270,7 @@ def bind_change(binder: Binder, find: FindTable, tree: exp.Expression) -> BoundC
     return BoundChange(relation, assignments, condition, _bind_returning(binder, relation, tree.args.get("returning")))
 
 
-def _bind_returning(binder: Binder, relation: TableRelation, node: exp.Expression | None) -> Returning | None:
+def _bind_returning(binder: Binder, relation: TableRelation, node: exp.Expr | None) -> Returning | None:
     if node is None:
         return None
     table, scope = relation.table, relation_scope(relation)
