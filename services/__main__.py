@@ -152,15 +152,20 @@ class Assembly:
             details["migrator"] = self.migrator.health()
         if self.cdc is not None:
             details["cdc"] = self.cdc.health()
+        failed = [
+            f"{name}: {detail.get('reason') or detail.get('waiting_for')}"
+            for name, detail in details.items()
+            if isinstance(detail, dict) and detail.get("status") == "failed"
+        ]
         return Health(
-            healthy=all(part.healthy for part in parts),
+            healthy=not failed and all(part.healthy for part in parts),
             ready=all(part.ready for part in parts),
             role=first.role,
             term=first.term,
             peers=first.peers,
             replication_lag_ms=first.replication_lag_ms,
             durability=first.durability,
-            reasons=[reason for part in parts for reason in part.reasons],
+            reasons=[*(reason for part in parts for reason in part.reasons), *failed],
             details=details,
         )
 
