@@ -5,6 +5,11 @@ Owns nothing else. A fixture that only one folder needs lives in that folder's o
 
 from __future__ import annotations
 
+import os
+import sys
+
+import pytest
+
 pytest_plugins: list[str] = [
     # One line for each topic, in alphabetical order: "tests.fixtures.fix_<topic>",
     "tests.fixtures.fix_certificates",
@@ -20,3 +25,22 @@ pytest_plugins: list[str] = [
     "tests.fixtures.fix_storage",
     "tests.fixtures.fix_weed",
 ]
+
+_status = pytest.StashKey[int]()
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    session.config.stash[_status] = int(exitstatus)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End at once, so that pytest's closing line is the last one.
+
+    DuckDB's binding reports its own types as leaks when the interpreter is torn down, below that line.
+    """
+    status = config.stash.get(_status, None)
+    if status is not None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)

@@ -15,7 +15,7 @@ import pytest
 from tests.fixtures.fix_engine import Engine
 
 FILES = sorted((Path(__file__).parent / "statements").glob("*.sql"))
-Outcome = tuple[str, list[tuple[object, ...]]]
+Outcome = tuple[str, list[tuple[bytes | None, ...]]]
 
 
 def statements(file: Path) -> Iterator[tuple[bool, str]]:

@@ -33,9 +33,7 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> WarehouseSetting
         return WarehouseSettings(str(tmp_path / "w"), "postgresql", uri)
     weed: Weed = request.getfixturevalue("weed")
     credential = f"{weed.access_key}:{weed.secret_key}"
-    return WarehouseSettings(
-        f"s3://{TABLE_BUCKET}", "rest", weed.catalog_url, credential=credential, s3=weed.settings
-    )
+    return WarehouseSettings(f"s3://{TABLE_BUCKET}", "rest", weed.catalog_url, credential=credential, s3=weed.settings)
 
 
 @pytest.fixture
