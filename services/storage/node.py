@@ -233,7 +233,9 @@ class Node:
         while not self._deposed.is_set():
             seen = self._state.applied_sequence
             try:
-                await asyncio.wait_for(self._deposed.wait(), self.settings.tick_interval_s)
+                # Not wait_for: in Python 3.11 it loses a cancellation that comes with the event, and `stop` hangs.
+                async with asyncio.timeout(self.settings.tick_interval_s):
+                    await self._deposed.wait()
             except TimeoutError:
                 committer = self.engine.committer
                 if committer is not None and self._state.applied_sequence == seen and not committer.backlog:
