@@ -121,7 +121,7 @@ class Checkpointer:
     def capture(self) -> Capture | None:
         """Copy what changes. None while a bulk load is open (its chunks must be replayed) or nothing is new."""
         state = self._state
-        if state.loads or state.applied_sequence == self.durable_sequence:
+        if state.loads or (state.applied_sequence == self.durable_sequence and self._segments_are_known()):
             return None
         capture = Capture(_state_record(state))
         for storage_id, store in state.stores.items():
@@ -131,6 +131,14 @@ class Checkpointer:
             rows = [(row_id, head.begin, head.row) for row_id, head in store.heads.items() if head.end == INFINITY_LSN]
             capture.tails.append((storage_id, rows))
         return capture
+
+    def _segments_are_known(self) -> bool:
+        """Return whether every segment is on disk, under the tier that it is in: sealing and moving log nothing."""
+        return all(
+            self._tiers.get((storage_id, number)) == segment.tier
+            for storage_id, store in self._state.stores.items()
+            for number, segment in store.segments.items()
+        )
 
     def write(self, capture: Capture) -> None:
         """Write a captured checkpoint. Runs in a worker thread; the next capture waits for it.

@@ -326,3 +326,16 @@ async def test_cold_segments_survive_a_restart_and_serve_snapshots_older_than_a_
     assert state_digest(other.state) == digest
     assert [one.tier for store in stores(other) for one in store.segments.values()] == ["cold"]
     other.release()
+
+
+async def test_what_was_sealed_after_the_last_record_is_written_too(node: StorageNode) -> None:
+    await node.client().run("CREATE TABLE t (id int PRIMARY KEY)")
+    await node.client().run("INSERT INTO t VALUES (1), (2), (3)")
+    checkpoint(node)
+    assert node.checkpointer.capture() is None
+    store = next(store for store in stores(node) if store.heads)
+    segment = store.seal(10, None, node.state.time_us_of)
+    assert segment is not None
+    checkpoint(node)
+    assert node.checkpointer.saved(store.storage_id, segment)
+    assert node.checkpointer.capture() is None
