@@ -73,7 +73,7 @@ async def test_changes_are_events_in_commit_order(regions: Cluster) -> None:
         region = variables.get("ORBIT_REGION") or "local"
         stream = client.jetstream()
         subscription = await stream.subscribe(f"orbit.cdc.{region}.public.orders", ordered_consumer=True)
-        found = []
+        found: list[dict[str, Any]] = []
         while len(found) < 503:
             message = await subscription.next_msg(timeout=30)
             found.append(json.loads(message.data))
