@@ -25,6 +25,7 @@ from services.storage.sql.bind.tree import (
     FunctionCall,
     GroupingCall,
     NullIf,
+    Relabel,
     SortKey,
     walk,
 )
@@ -102,8 +103,8 @@ def _extreme(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     target, converted = unify(binder.parameters, args, name.upper(), [position_of(item) for item in node.expressions])
     signature, compared, _ = binder.operator_parts("<", (converted[0], converted[0]), position_of(node))
     if compared[0].type.oid != target.oid:
+        # Compared as another type (varchar as text); what comes out keeps the common one.
         converted = [binder.coerce(item, SqlType(compared[0].type.oid)) for item in converted]
-        target = SqlType(compared[0].type.oid)
     return Extreme(target, name, tuple(converted), signature)
 
 
@@ -112,7 +113,7 @@ def _nullif(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     if len(args) != 2:
         raise OrbitError('syntax error at or near ")"', sqlstate="42601", position=position_of(node))
     signature, compared, _ = binder.operator_parts("=", args, position_of(node))
-    left = compared[0] if args[0].type.oid == Oid.UNKNOWN else args[0]
+    left = args[0] if args[0].type.oid == compared[0].type.oid else compared[0]
     return NullIf(left.type, left, compared[0], compared[1], signature)
 
 
@@ -145,13 +146,17 @@ def _concat(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     args = bound_arguments(binder, scope, node.expressions)
     # Each value goes in by its output function, as text; format keeps its template first.
     converted = [binder.coerce(item, TEXT, "e") if item.type.oid != Oid.TEXT else item for item in args]
-    converted = [_boolean_as_letter(item, original) for item, original in zip(converted, args, strict=True)]
+    values = 0 if call_name(node) == "concat" else 1
+    converted[values:] = [_printed(*pair) for pair in zip(converted[values:], args[values:], strict=True)]
     return binder.function(call_name(node), converted, position_of(node))
 
 
-def _boolean_as_letter(converted: Expression, original: Expression) -> Expression:
+def _printed(converted: Expression, original: Expression) -> Expression:
     if original.type.oid == Oid.BOOL:
         return FunctionCall(TEXT, BOOL_OUT, (original,))
+    if original.type.oid == Oid.BPCHAR:
+        # The cast to text would take the padding off.
+        return Relabel(TEXT, original)
     return converted
 
 

@@ -127,7 +127,7 @@ class Coalesce(Expression):
 
 @dataclass(frozen=True, slots=True)
 class NullIf(Expression):
-    """NULLIF: NULL when left = right, else `left`, which keeps its own type."""
+    """NULLIF: NULL when left = right, else `left`, as converted for the comparison."""
 
     left: Expression
     compared_left: Expression

@@ -145,7 +145,7 @@ _TESTS: Final[dict[str, Callable[[Decimal, Decimal], bool]]] = {
 for _name, _test in _TESTS.items():
     function(f"{_name}(numeric,numeric)")(_test)
 
-function("-(numeric)")(lambda v: v.copy_negate() if v else abs(v))
+function("-(numeric)")(lambda v: v if v.is_nan() else v.copy_negate() if v else abs(v))
 function("+(numeric)")(lambda v: v)
 function("@(numeric)", "abs(numeric)")(lambda v: v.copy_abs())
 function("sign(numeric)")(lambda v: v if v.is_nan() else Decimal((v > 0) - (v < 0)))

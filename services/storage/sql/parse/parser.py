@@ -91,7 +91,7 @@ def _tokenize(sql: str) -> list[Token]:
         tokens = [_renamed(token, TokenType.PARAMETER, "$") if token.start in places else token for token in tokens]
     if any(token.token_type == TokenType.INTERVAL for token in tokens):
         tokens = _interval_literals(tokens)
-    return tokens
+    return _typed_literals(tokens)
 
 
 def _renamed(token: Token, kind: TokenType, text: str) -> Token:
@@ -146,6 +146,42 @@ def _interval_literals(tokens: Sequence[Token]) -> list[Token]:
         result.append(_renamed(text, TokenType.STRING, body))
         result.append(_renamed(text, TokenType.R_PAREN, ")"))
     return result
+
+
+_TYPE_WORDS: Final = frozenset(
+    """smallint integer int bigint int2 int4 int8 numeric decimal real float4 float8 double float text varchar char bpchar
+    date time timetz timestamp timestamptz bytea uuid json jsonb bool boolean""".split()
+)
+
+
+def _typed_literals(tokens: list[Token]) -> list[Token]:
+    """Put `type 'text'` into parentheses before `::`: sqlglot would apply the second cast to the text first."""
+    result: list[Token] = []
+    for at, token in enumerate(tokens):
+        result.append(token)
+        following = tokens[at + 1] if at + 1 < len(tokens) else None
+        if token.token_type != TokenType.STRING or following is None or following.token_type != TokenType.DCOLON:
+            continue
+        start = _type_before(tokens, at)
+        if start is not None:
+            result.insert(len(result) - 1 - (at - start), _renamed(tokens[start], TokenType.L_PAREN, "("))
+            result.append(_renamed(token, TokenType.R_PAREN, ")"))
+    return result
+
+
+def _type_before(tokens: Sequence[Token], end: int) -> int | None:
+    """Return where the type's name starts that ends before a token, if one does."""
+    at = end - 1
+    if at >= 2 and tokens[at].text.lower() == "zone" and tokens[at - 2].text.lower() in ("with", "without"):
+        at -= 3
+    if at >= 0 and tokens[at].token_type == TokenType.R_PAREN:
+        while at >= 0 and tokens[at].token_type != TokenType.L_PAREN:
+            at -= 1
+        at -= 1
+    if at < 0 or tokens[at].token_type in (TokenType.IDENTIFIER, TokenType.STRING):
+        return None
+    words = tokens[at].text.lower().split()
+    return at if words and words[0] in _TYPE_WORDS else None
 
 
 _SWALLOWING: Final = frozenset((TokenType.COMMAND, TokenType.EXECUTE, TokenType.FETCH, TokenType.SHOW))

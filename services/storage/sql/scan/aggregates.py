@@ -48,9 +48,14 @@ class _Call:
     def __init__(self, generator: Generator, node: AggregateCall | WindowCall) -> None:
         self.distinct = isinstance(node, AggregateCall) and node.distinct
         order = node.order if isinstance(node, AggregateCall) and not node.within_group else ()
-        self.order = _order(generator, order)
+        # DuckDB refuses to sort by a constant.
+        self.order = _order(generator, [key for key in order if not isinstance(generator.folded(key.expression), Const)])
         self.filter = "" if node.filter is None else f" FILTER (WHERE {generator.sql(node.filter)})"
-        self.over = f" OVER ({_window(generator, node)})" if isinstance(node, WindowCall) else ""
+        self.over = ""
+        if isinstance(node, WindowCall):
+            generator.quiet, before = True, generator.quiet
+            self.over = f" OVER ({_window(generator, node)})"
+            generator.quiet = before
 
     def __call__(self, name: str, *args: str, distinct: bool | None = None, ordered: bool = False) -> str:
         unique = "DISTINCT " if (self.distinct if distinct is None else distinct) else ""

@@ -51,6 +51,8 @@ _STRINGS: Final = frozenset((Oid.TEXT, Oid.VARCHAR, Oid.NAME, Oid.BPCHAR, Oid.UU
 _INTEGERS: Final = frozenset((Oid.INT2, Oid.INT4, Oid.INT8))
 _EACH_ROW: Final = frozenset(("nextval", "setval", "random", "gen_random_uuid", "set_config", "pg_sleep"))
 """Functions whose every call counts. Other volatile ones are called once for a statement."""
+_LONG: Final = 4_000
+"""Characters of SQL past which no template may repeat its arguments."""
 _NOT_CONSTANT: Final = (ColumnRef, AggregateCall, WindowCall, SubqueryExpr)
 
 
@@ -71,6 +73,8 @@ class Generator:
         self.tables: dict[int, tuple[str, Sequence[int]]] = {}
         """The name under which each `TableRelation` is registered, and the columns that it has, by number."""
         self.ctes: dict[int, list[Piece]] = {}
+        self.quiet = False
+        """Whether DuckDB's error() may not be used: its window definitions refuse what is volatile."""
 
     @property
     def context(self) -> EvaluationContext:
@@ -150,6 +154,11 @@ class Generator:
         args = [self.folded(item) for item in node.args]
         texts = [self.sql(item) for item in args]
         text = template.format(*texts) if isinstance(template, str) else template(args, texts)
+        if text is not None and self.quiet and "error(" in text:
+            return self.through_python(node)
+        if text is not None and len(text) > _LONG and len(text) > 2 * sum(map(len, texts)):
+            # A template that names an argument three times would triple the text with each level of nesting.
+            return self.through_python(node)
         return Piece(text, node.type) if text is not None else self.through_python(node)
 
     def compare(self, name: str, left: Expression, right: Expression) -> Piece:

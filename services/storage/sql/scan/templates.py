@@ -233,10 +233,25 @@ def _truncate(nodes: Sequence[Expression], texts: Sequence[str]) -> str | None:
     return f"date_trunc('{field}', {texts[1]})" if field in _TRUNCATED else None
 
 
+def _date_plus(sign: str, date: int) -> Template:
+    """Days added to a date: by DuckDB for a constant number of days, because a sum with many of them wraps without an error."""
+
+    def template(nodes: Sequence[Expression], texts: Sequence[str]) -> str | None:
+        days = nodes[1 - date]
+        if not isinstance(days, Const) or days.value is None or abs(days.value) > _MANY_DAYS:
+            return None
+        return f"({texts[date]} {sign} {texts[1 - date]})"
+
+    return template
+
+
+_MANY_DAYS: Final = 1_000_000
+
+
 def _define_dates() -> None:
-    TEMPLATES["+(date,int4)"] = "({0} + {1})"
-    TEMPLATES["+(int4,date)"] = "({1} + {0})"
-    TEMPLATES["-(date,int4)"] = "({0} - {1})"
+    TEMPLATES["+(date,int4)"] = _date_plus("+", 0)
+    TEMPLATES["+(int4,date)"] = _date_plus("+", 1)
+    TEMPLATES["-(date,int4)"] = _date_plus("-", 0)
     TEMPLATES["-(date,date)"] = "CAST(({0} - {1}) AS INTEGER)"
     for kind in ("date", "timestamp"):
         value = "CAST({0} AS TIMESTAMP)" if kind == "date" else "{0}"
