@@ -46,9 +46,10 @@ class SessionsServicer(wire_grpc.SessionsServicer):
             async for frame in request_iterator:
                 stream.take(frame.payload)
         finally:
+            # First of all: what waits here may be cancelled, and locks would be held for ever.
+            stream.close()
             writer.cancel()
             await asyncio.gather(writer, return_exceptions=True)
-            stream.close()
 
     async def Credentials(  # noqa: N802 - the name is generated
         self, request: wire.CredentialsRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -124,6 +125,10 @@ class _Stream:
             owner.handle(op, message)
         except OrbitError as error:
             owner.failed(error)
+        except Exception:
+            # One session's defect must not end the stream of all.
+            _log.exception("a session's request failed inside the engine", op=op)
+            owner.failed(OrbitError("internal error", sqlstate="XX000"))
         if op == Op.CLOSE:
             del self._sessions[number]
 
@@ -196,7 +201,12 @@ class _Owner:
     def _begin(self, begins: bool) -> None:
         """The gateway has answered BEGIN by itself; the block opens with the statement that follows."""
         if begins:
-            self.session.begin_block(None, None)
+            try:
+                self.session.begin_block(None, None)
+            except OrbitError:
+                # The client believes in its block: nothing of it may run outside one.
+                self.session.fail_block()
+                raise
 
     # SessionOwner
 

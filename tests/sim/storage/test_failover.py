@@ -177,7 +177,7 @@ async def test_a_load_of_the_old_leader_is_void_for_the_new_one(pair: tuple[Stor
 
 @pytest.mark.parametrize("seed", range(4))
 async def test_histories_under_failovers_and_every_fate(seed: int, pair: tuple[StorageNode, StorageNode]) -> None:
-    """Whatever an append's fate: acknowledged rows are there, refused ones are not, unknown ones are whole or absent."""
+    """Whatever an append's fate: acknowledged rows are there, refused ones are not, unknown ones are whole or not."""
     rng = random.Random(seed)
     nodes = pair
     acknowledged: set[int] = set()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ from services.storage.tiers.cold_source import ColdSource
 from services.storage.tiers.segment import Segment
 from services.storage.tiers.table import TableStore
 from services.storage.tiers.warm import WarmSource
-from tests.fixtures.fix_storage import Cluster, StorageNode
+from tests.fixtures.fix_storage import Cluster, StorageNode, until
 from tests.unit.storage.test_digest_and_replay import replayed, traffic
 
 
@@ -218,8 +217,7 @@ async def test_an_open_load_is_waited_for_and_an_abandoned_one_is_not(node: Stor
     await other.run("CREATE TABLE other (id int)")
     assert node.checkpointer.capture() is None, "its chunks are in the log only"
     one.session.close()
-    while node.state.loads:
-        await asyncio.sleep(0)
+    await until(lambda: not node.state.loads)
     checkpoint(node)
     wanted = state_digest(node.state)
     node = await restarted(node)
@@ -305,7 +303,7 @@ async def test_cold_segments_survive_a_restart_and_serve_snapshots_older_than_a_
     await old.run("BEGIN ISOLATION LEVEL REPEATABLE READ")
     await old.run("SELECT v FROM t WHERE id = 0")
     await client.run("UPDATE t SET v = 'new' WHERE id = 0; DELETE FROM t WHERE id = 1")
-    segment.demote(ColdSource(cold, node.warm, store, segment, SnapshotRef("m", 9), as_of))  # type: ignore[arg-type]
+    segment.demote(ColdSource(cold, node.warm, store, segment, SnapshotRef("m", 9), as_of))
     assert sorted((await old.run("SELECT id, v FROM t")).rows) == [(str(n), f"v{n}") for n in range(5)]
     assert sorted((await client.run("SELECT id, v FROM t")).rows) == [
         ("0", "new"), ("2", "v2"), ("3", "v3"), ("4", "v4")
@@ -321,7 +319,7 @@ async def test_cold_segments_survive_a_restart_and_serve_snapshots_older_than_a_
         other.open_disk()
     assert other.warm is not None
     other.state.stores.clear()
-    other.checkpointer = Checkpointer(other.state, other.warm, cold)  # type: ignore[arg-type]
+    other.checkpointer = Checkpointer(other.state, other.warm, cold)
     assert other.checkpointer.load()
     assert state_digest(other.state) == digest
     assert [one.tier for store in stores(other) for one in store.segments.values()] == ["cold"]
