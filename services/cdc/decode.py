@@ -72,15 +72,17 @@ def encode(event: Event) -> bytes:
 
 def event_count(commit: Commit) -> int:
     """Return how many events the transaction makes."""
-    count = len(_catalog_changes(commit)) + (0 if commit.load is None else commit.load.row_count)
+    count = len(_catalog_changes(commit))
     tables = storages(commit.after)
+    if commit.load is not None:
+        count += sum(rows for storage_id, rows in commit.load.row_counts.items() if storage_id in tables)
     for effect in commit.transaction.effects:
         if isinstance(effect, (records.Update, records.Delete)):
             count += effect.storage_id in tables
         elif isinstance(effect, records.Insert):
             count += len(effect.rows) if effect.storage_id in tables else 0
         elif isinstance(effect, BulkInsert):
-            count += effect.row_count
+            count += effect.row_count if effect.storage_id in tables else 0
     return count
 
 
@@ -90,8 +92,8 @@ async def events(commit: Commit, log: LogReader) -> AsyncIterator[Event]:
     for effect in commit.transaction.effects:
         if isinstance(effect, records.ChunksCommitted):
             assert commit.load is not None, "the source has matched the chunks"
-            async for bulk in commit.load.effects(log):
-                for event in maker.bulk(bulk):
+            async for change in commit.load.effects(log):
+                for event in maker.effect(change):
                     yield event
         else:
             for event in maker.effect(effect):
@@ -143,7 +145,7 @@ class _Maker:
     def bulk(self, effect: BulkInsert) -> Iterator[Event]:
         table = self._tables.get(effect.storage_id)
         if table is None:
-            raise LogCorrupt(f"a load names storage {effect.storage_id}, which no table has")
+            return  # The transaction dropped or truncated the table after it loaded these rows.
         shape = _shape(table)
         for row in bulk_rows(effect, table):
             yield self._event("insert", table, None, shape(row))

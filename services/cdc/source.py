@@ -8,7 +8,7 @@ what a change feed needs. `Fold` is pure; `Source` reads the log through it. Wha
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -29,18 +29,29 @@ HELD_CHUNK_BYTES: Final = 64 << 20
 """Chunks of open loads kept in memory; what comes past it is read from the log again when its load commits."""
 
 
+ROW_CHANGES = (BulkInsert, records.Insert, records.Update, records.Delete)
+
+
+def changed_rows(effect: BulkInsert | records.Insert | records.Update | records.Delete) -> int:
+    """Return how many rows an effect changes."""
+    if isinstance(effect, BulkInsert):
+        return effect.row_count
+    return len(effect.rows) if isinstance(effect, records.Insert) else 1
+
+
 @dataclass(slots=True)
 class Load:
     """The chunks of one transaction. `held` has None where the chunk was left in the log."""
 
     sequences: list[int] = field(default_factory=list)
-    held: list[list[BulkInsert] | None] = field(default_factory=list)
-    row_count: int = 0
+    held: list[list[records.Effect] | None] = field(default_factory=list)
+    row_counts: Counter[int] = field(default_factory=Counter)
+    """Changed rows by storage id."""
     size_bytes: int = 0
     digest: Any = field(default_factory=lambda: blake2b(digest_size=16))
 
-    async def effects(self, log: LogReader) -> AsyncIterator[BulkInsert]:
-        """Yield the loaded rows in order; what is not held comes from the log."""
+    async def effects(self, log: LogReader) -> AsyncIterator[records.Effect]:
+        """Yield the changes in order; what is not held comes from the log."""
         at = 0
         while at < len(self.held) and (held := self.held[at]) is not None:
             for effect in held:
@@ -151,14 +162,14 @@ class Fold:
         load = self._loads.setdefault(body.transaction_id, Load())
         if body.number != len(load.sequences):
             raise LogCorrupt(f"chunk {body.number} of a transaction follows its chunk {len(load.sequences) - 1}")
-        effects: list[BulkInsert] = []
-        for effect in body.effects:
-            assert isinstance(effect, BulkInsert), "chunks carry bulk inserts"
-            load.digest.update(effect.arrow)
-            load.row_count += effect.row_count
-            effects.append(effect)
+        effects, size = list(body.effects), 0
+        for effect in effects:
+            assert isinstance(effect, ROW_CHANGES), "chunks change rows and nothing else"
+            data = records.digested(effect)
+            load.digest.update(data)
+            size += len(data)
+            load.row_counts[effect.storage_id] += changed_rows(effect)
         load.sequences.append(sequence)
-        size = sum(len(effect.arrow) for effect in effects)
         # Once one is left in the log, so are all behind it: they are read again in one pass.
         left = bool(load.held) and load.held[-1] is None
         if left or self._held_bytes + size > HELD_CHUNK_BYTES:

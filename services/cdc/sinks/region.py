@@ -16,7 +16,7 @@ import grpc.aio
 import structlog
 
 from orbit.kernel import records
-from orbit.kernel.errors import NotLeader, OrbitError
+from orbit.kernel.errors import NotLeader, NotSupported, OrbitError
 from orbit.kernel.ids import DEFAULT_SHARD
 from orbit.kernel.origin import Origin
 from services.cdc.backlog import Backlog
@@ -171,7 +171,7 @@ class RegionSink:
         first = batch[0]
         loads = None
         if first.load is not None:
-            loads = first.load.effects(self._log)
+            loads = _bulk(first.load.effects(self._log))
         elif first.inline_loads:
             loads = _each(first.inline_loads)
         data = [shipment.data for shipment in batch]
@@ -226,6 +226,16 @@ class RegionSink:
         if self.trouble is not None:
             log.info("replication goes on", target=self._address, waited_for=self.trouble)
             self.trouble = None
+
+
+async def _bulk(changes: AsyncIterator[records.Effect]) -> AsyncIterator[records.BulkInsert]:
+    """Yield a load's bulk inserts. Raises NotSupported for rows that a large transaction has changed one by one."""
+    async for change in changes:
+        if not isinstance(change, records.BulkInsert):
+            raise NotSupported(
+                "replicating a transaction larger than one log record to another region is not supported"
+            )
+        yield change
 
 
 async def _each(loads: tuple[records.BulkInsert, ...]) -> AsyncIterator[records.BulkInsert]:

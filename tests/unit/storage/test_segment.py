@@ -112,6 +112,14 @@ def test_a_segment_shows_each_snapshot_its_versions() -> None:
     assert mask is not None and mask.tolist() == [True, True, True]
     assert segment.dead == 1
     assert segment.ends[1] == INFINITY_LSN
+
+
+def test_a_published_load_is_visible_from_its_commit_on() -> None:
+    schema = (Column(number=1, name="k", type=SqlType(Oid.INT8)),)
+    columns = columns_of([(1,), (2,)], schema)
+    segment = Segment(0, schema, columns, np.array([10, 11]), np.full(2, INFINITY_LSN, np.int64))
     segment.owner = b"load"
+    assert not segment.visible_at(0, 1 << 60)
     segment.publish(20, 99)
-    assert segment.begins.tolist() == [20] * 3 and segment.owner is None and segment.newest_change_us == 99
+    assert segment.begins.tolist() == [20, 20] and segment.newest_change_us == 99
+    assert segment.visible_at(1, 20) and not segment.visible_at(1, 19)
