@@ -142,7 +142,7 @@ def test_point_reads_and_plan_cache_hits_are_counted(engine: Engine) -> None:
         ),
     ):
         for at in range(10):
-            connection.execute(f"SELECT n FROM counted WHERE id = {at + 1}")  # type: ignore[arg-type]
+            connection.execute(f"SELECT n FROM counted WHERE id = {at + 1}")
 
 
 def test_scans_are_counted(engine: Engine) -> None:

@@ -45,7 +45,7 @@ Answers = list[list[tuple[Any, ...]]]
 
 def answers(engine: Engine) -> Answers:
     with engine.connect() as connection:
-        return [connection.execute(query).fetchall() for query in QUERIES]  # type: ignore[arg-type]
+        return [connection.execute(query).fetchall() for query in QUERIES]
 
 
 def tiers(engine: Engine) -> dict[str, int]:
@@ -67,7 +67,7 @@ def sinking(start_engine: StartEngine) -> Engine:
     engine = start_engine(SINK)
     with engine.connect() as connection:
         for statement in SETUP:
-            connection.execute(statement)  # type: ignore[arg-type]
+            connection.execute(statement)
     return engine
 
 
@@ -125,7 +125,7 @@ def test_keys_of_cold_rows_are_still_unique(sinking: Engine, expected: Answers) 
     with sinking.connect() as connection:
         for row in ("(5, 'new code')", "(100001, 'code 5')"):
             with pytest.raises(psycopg.errors.UniqueViolation):
-                connection.execute(f"INSERT INTO sinking (id, code) VALUES {row}")  # type: ignore[arg-type]
+                connection.execute(f"INSERT INTO sinking (id, code) VALUES {row}")
 
 
 def test_cold_rows_can_be_changed_and_sink_again(sinking: Engine, expected: Answers) -> None:

@@ -84,7 +84,16 @@ def make_listener(backend: PgBackend) -> RedisListener:
     clock = SystemClock()
     limits = AuthenticationLimits(first_delay_s=0.01, max_delay_s=0.05)
     authenticator = Authenticator(backend, clock, limits)
-    return RedisListener(backend, authenticator, clock, host="127.0.0.1", port=0, database="postgres", version="0.1.0")
+    return RedisListener(
+        backend,
+        authenticator,
+        clock,
+        host="127.0.0.1",
+        port=0,
+        database="postgres",
+        version="0.1.0",
+        sweep_interval_s=None,
+    )
 
 
 @pytest.fixture

@@ -64,11 +64,11 @@ class ExpirySweeper:
         failing = False
         while True:
             try:
+                await asyncio.sleep(self._interval_s)
                 await self.sweep()
                 failing = False
             except OrbitError as error:
-                # Expired keys are not shown to anyone, so a sweep can wait; one line for a series of failures.
+                # Nobody sees an expired key, so a sweep can wait; one line for a series of failures.
                 if not failing:
-                    log.warning("redis expiry sweep failed", sqlstate=error.sqlstate, message=error.message)
+                    log.info("redis expiry sweep postponed", sqlstate=error.sqlstate, message=error.message)
                 failing = True
-            await asyncio.sleep(self._interval_s)

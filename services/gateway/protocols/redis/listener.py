@@ -15,6 +15,7 @@ from orbit.kernel.clock import Clock
 from services.gateway.authentication import Authenticator
 from services.gateway.protocols.redis.adapter import RedisConnection
 from services.gateway.protocols.redis.commands.command import Server
+from services.gateway.protocols.redis.expiry import ExpirySweeper
 from services.gateway.protocols.redis.limits import RedisLimits
 from services.storage.client import Backend
 
@@ -25,7 +26,8 @@ class RedisListener:
     """Serves Redis clients on one port.
 
     `default_user` is who `AUTH password` means. `database` is where sessions are opened. With `tls` the port
-    speaks TLS only. `version` is the engine's, for INFO.
+    speaks TLS only. `version` is the engine's, for INFO. While it listens it deletes expired keys as `default_user`,
+    every `sweep_interval_s` (None: never).
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class RedisListener:
         tls: ssl.SSLContext | None = None,
         limits: RedisLimits | None = None,
         version: str = "",
+        sweep_interval_s: float | None = 5.0,
     ) -> None:
         self.backend = backend
         self.authenticator = authenticator
@@ -59,6 +62,11 @@ class RedisListener:
         self._connections: set[RedisConnection] = set()
         self._accepted = 0
         self._listener: asyncio.Server | None = None
+        self._sweeper: ExpirySweeper | None = None
+        if sweep_interval_s is not None:
+            self._sweeper = ExpirySweeper(
+                backend, clock, user=default_user, database=database, interval_s=sweep_interval_s
+            )
 
     @property
     def port(self) -> int:
@@ -76,10 +84,14 @@ class RedisListener:
         """Listen. Raises OSError when the port is taken."""
         loop = asyncio.get_running_loop()
         self._listener = await loop.create_server(self._accept, self._host, self._port, ssl=self._tls, backlog=512)
+        if self._sweeper is not None:
+            self._sweeper.start()
         log.info("redis listening", host=self._host, port=self.port, tls=self._tls is not None)
 
     async def stop(self) -> None:
-        """Stop listening and end every connection."""
+        """Stop listening, end every connection and the sweep."""
+        if self._sweeper is not None:
+            await self._sweeper.stop()
         if self._listener is not None:
             self._listener.close()
             for connection in list(self._connections):

@@ -1,13 +1,14 @@
 """The REST door's listener: uvicorn in this process' event loop, on a socket of its own.
 
-Owns the socket and the server's life. FastAPI, pydantic and uvicorn are imported by `start` (0.5 s), so that
-what only imports this module pays nothing.
+Owns the socket and the server's life. FastAPI, pydantic and uvicorn are imported by `start` (0.5 s, in a thread),
+so that what only imports this module pays nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import socket
 import ssl
 from collections.abc import Callable, Iterator, Mapping
@@ -84,6 +85,9 @@ class RestListener:
             listening.close()
             raise
         self._socket = listening
+        # In a thread: the imports take half a second, and the loop serves other doors meanwhile.
+        await asyncio.to_thread(importlib.import_module, "services.gateway.protocols.rest.adapter")
+        await asyncio.to_thread(importlib.import_module, "uvicorn")
         self._server = self._make_server()
         self._task = asyncio.get_running_loop().create_task(self._server.serve([listening]))
         while not self._server.started:

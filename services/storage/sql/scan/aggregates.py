@@ -49,7 +49,8 @@ class _Call:
         self.distinct = isinstance(node, AggregateCall) and node.distinct
         order = node.order if isinstance(node, AggregateCall) and not node.within_group else ()
         # DuckDB refuses to sort by a constant.
-        self.order = _order(generator, [key for key in order if not isinstance(generator.folded(key.expression), Const)])
+        sorting = [key for key in order if not isinstance(generator.folded(key.expression), Const)]
+        self.order = _order(generator, sorting)
         self.filter = "" if node.filter is None else f" FILTER (WHERE {generator.sql(node.filter)})"
         self.over = ""
         if isinstance(node, WindowCall):

@@ -234,7 +234,7 @@ def _truncate(nodes: Sequence[Expression], texts: Sequence[str]) -> str | None:
 
 
 def _date_plus(sign: str, date: int) -> Template:
-    """Days added to a date: by DuckDB for a constant number of days, because a sum with many of them wraps without an error."""
+    """Days added to a date: by DuckDB for a constant number of days; a sum with many wraps without an error."""
 
     def template(nodes: Sequence[Expression], texts: Sequence[str]) -> str | None:
         days = nodes[1 - date]
