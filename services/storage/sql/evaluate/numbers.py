@@ -245,7 +245,7 @@ function("round(float8)")(lambda v: math.copysign(round_half_even(v), v))
 function(*keys("ceil ceiling", "float8"))(_whole(math.ceil))
 function("floor(float8)")(_whole(math.floor))
 function("trunc(float8)")(_whole(math.trunc))
-function("sign(float8)")(lambda v: v if v != v else float((v > 0) - (v < 0)))
+function("sign(float8)")(lambda v: float((v > 0) - (v < 0)))  # of NaN: 0
 
 
 @function("sqrt(float8)", "|/(float8)")

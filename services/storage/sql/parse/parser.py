@@ -149,7 +149,37 @@ def _interval_literals(tokens: Sequence[Token]) -> list[Token]:
 
 
 _TYPE_WORDS: Final = frozenset(
-    ["smallint", "integer", "int", "bigint", "int2", "int4", "int8", "numeric", "decimal", "real", "float4", "float8", "double", "float", "text", "varchar", "char", "bpchar", "date", "time", "timetz", "timestamp", "timestamptz", "bytea", "uuid", "json", "jsonb", "bool", "boolean"]
+    [
+        "smallint",
+        "integer",
+        "int",
+        "bigint",
+        "int2",
+        "int4",
+        "int8",
+        "numeric",
+        "decimal",
+        "real",
+        "float4",
+        "float8",
+        "double",
+        "float",
+        "text",
+        "varchar",
+        "char",
+        "bpchar",
+        "date",
+        "time",
+        "timetz",
+        "timestamp",
+        "timestamptz",
+        "bytea",
+        "uuid",
+        "json",
+        "jsonb",
+        "bool",
+        "boolean",
+    ]
 )
 
 
