@@ -14,3 +14,4 @@ select d + 2147483647 from moments where id = 1;
 select d - (2147483647 - id) from moments where id = 1;
 select d + big::integer from moments join numbers using (id) where id = 3;
 select ratio + ratio + ratio + ratio + ratio + ratio + ratio + ratio + ratio + ratio + ratio + ratio + ratio + ratio from numbers where id < 4 order by id;
+select id, sign(ratio), sign('NaN'::float8), sign('NaN'::numeric) from numbers order by id;
