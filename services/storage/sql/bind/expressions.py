@@ -25,6 +25,7 @@ from services.storage.sql.bind.tree import (
     BoolExpr,
     BoolTest,
     CaseExpr,
+    ColumnRef,
     Const,
     DistinctTest,
     Expression,
@@ -33,6 +34,7 @@ from services.storage.sql.bind.tree import (
     NotExpr,
     NullTest,
     Parameter,
+    walk,
 )
 from services.storage.sql.bind.type_catalog import (
     BOOL,
@@ -244,6 +246,11 @@ def _in(binder: Binder, scope: Scope, node: exp.Expr) -> Expression:
     value = bind(binder, scope, node.this)
     items = [bind(binder, scope, item) for item in node.expressions]
     position = operators.operator_position(node)
+    mixed = any(item.type.oid not in (value.type.oid, Oid.UNKNOWN) for item in items)
+    if mixed and any(isinstance(part, ColumnRef) for item in items for part in walk(item)):
+        # PostgreSQL gives only what holds no columns a common type. Operators one by one differ for char(n) alone.
+        if any(item.type.oid == Oid.BPCHAR for item in (value, *items)):
+            raise errors.unsupported("IN over char(n) and columns of other types", node)
     try:
         _, unified = unify(binder.parameters, [value, *items], "IN", [position] * (len(items) + 1))
     except OrbitError:

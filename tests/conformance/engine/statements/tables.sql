@@ -70,3 +70,9 @@ INSERT INTO keyless SELECT a + 1, b FROM keyless;
 SELECT a, count(*) FROM keyless GROUP BY a ORDER BY a;
 DROP TABLE people, pairs, keyless;
 SELECT 1 FROM people;
+CREATE TABLE padded (id int PRIMARY KEY, c char(5), t text);
+INSERT INTO padded VALUES (1, 'x', 'x '), (2, 'y', 'y');
+-- refused: char(n) IN a list that holds a column of another type
+SELECT id FROM padded WHERE c IN ('b', t);
+SELECT id FROM padded WHERE c IN ('b', 'x', text 'y');
+DROP TABLE padded;
