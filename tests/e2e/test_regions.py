@@ -61,6 +61,24 @@ def test_the_second_region_receives_and_serves_the_rows(regions: Cluster) -> Non
             assert there.execute("SELECT item FROM orders WHERE id = 7").fetchone() == ("changed",)
 
 
+def test_a_transaction_larger_than_a_log_record_arrives_whole(regions: Cluster) -> None:
+    with connect(regions, "gateway") as here:
+        here.execute("CREATE TABLE many (id int PRIMARY KEY, filler text)")
+        here.execute("INSERT INTO many SELECT i, repeat('x', 100) || i FROM generate_series(1, 20000) i")
+        here.execute("UPDATE many SET filler = filler || '!'")
+        wanted = here.execute("SELECT count(*), sum(id), min(filler), max(length(filler)) FROM many").fetchall()
+
+        def arrived() -> bool:
+            with connect(regions, "west-gateway") as there:
+                try:
+                    query = "SELECT count(*), sum(id), min(filler), max(length(filler)) FROM many"
+                    return there.execute(query).fetchall() == wanted
+                except errors.UndefinedTable:
+                    return False
+
+        assert eventually(arrived, "the replica has the large transactions", timeout_s=60)
+
+
 async def test_changes_are_events_in_commit_order(regions: Cluster) -> None:
     variables = regions.variables
     client = await nats.connect(
