@@ -37,7 +37,7 @@ from services.storage.moves import (
 
 if TYPE_CHECKING:
     from orbit.chassis.nats import NatsConnection
-    from orbit.kernel.records import BulkInsert
+    from orbit.kernel.records import Effect
     from orbit.kernel.records import Transaction as RecordTransaction
     from services.storage.remote import RemoteBackend
     from services.storage.replication_rpc import TargetPosition
@@ -269,7 +269,7 @@ class ReplicationTarget(Protocol):
         timeline: int,
         follows: int,
         through: int,
-        loads: AsyncIterator[BulkInsert] | None,
+        loads: AsyncIterator[Effect] | None,
         transactions: Sequence[bytes],
     ) -> None:
         """Apply, as one transaction there, what was committed after LSN `follows` up to and including `through`."""

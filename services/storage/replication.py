@@ -38,7 +38,8 @@ OUT_OF_ORDER: Final = "55000"
 DIVERGED: Final = "XX001"
 """SQLSTATE of a change to a row that is not here."""
 
-Part = BulkInsert | list[records.Transaction]
+Part = records.Effect | list[records.Transaction]
+"""A row change out of a large transaction's chunks, or, at last, the transactions."""
 Change = Update | Delete
 
 
@@ -128,11 +129,20 @@ class Replicator:
     async def _gather(self, transaction: Transaction, parts: AsyncIterator[Part]) -> None:
         """Put the batch's effects into the transaction; its loads go into the log at once."""
         complete = False
+        chunked: list[records.Effect] = []
         async for part in parts:
             if isinstance(part, BulkInsert):
                 await self._load(transaction, part)
                 continue
+            if not isinstance(part, list):
+                # All rows of a source transaction are found before any is changed, so its changes come together.
+                chunked.append(part)
+                continue
             complete = True
+            if chunked:
+                if len(part) != 1:
+                    raise OrbitError("chunks belong to one transaction, which travels alone", sqlstate="08P01")
+                part[0].effects = [*part[0].effects, *chunked]
             loop = asyncio.get_running_loop()
             turn_ends = loop.time() + APPLY_TURN_S
             for source in part:

@@ -25,7 +25,7 @@ from services.storage.replication import Batch, Part, Replicator
 POSITION_TIMEOUT_S: Final = 30.0
 """The target answers when what it applies is settled."""
 
-_decode_load = msgspec.msgpack.Decoder(BulkInsert).decode
+_decode_load = msgspec.msgpack.Decoder(records.Effect).decode
 _decode_transactions = msgspec.msgpack.Decoder(list[records.Transaction]).decode
 _encode_load = msgspec.msgpack.Encoder().encode
 
@@ -111,10 +111,10 @@ class ReplicationClient:
         timeline: int,
         follows: int,
         through: int,
-        loads: AsyncIterator[BulkInsert] | None,
+        loads: AsyncIterator[records.Effect] | None,
         transactions: Sequence[bytes],
     ) -> None:
-        """Apply one batch. `transactions` are `encode_transaction`'s."""
+        """Apply one batch. `transactions` are `encode_transaction`'s; `loads` are a large one's row changes."""
         header = wire.BatchHeader(
             shard=self._shard, source_region=self._source, timeline=timeline, follows=follows, through=through
         )

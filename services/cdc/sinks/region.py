@@ -16,7 +16,7 @@ import grpc.aio
 import structlog
 
 from orbit.kernel import records
-from orbit.kernel.errors import NotLeader, NotSupported, OrbitError
+from orbit.kernel.errors import NotLeader, OrbitError
 from orbit.kernel.ids import DEFAULT_SHARD
 from orbit.kernel.origin import Origin
 from services.cdc.backlog import Backlog
@@ -169,9 +169,9 @@ class RegionSink:
         if self._target is None:
             raise NotLeader("no node of the target region is known to lead")
         first = batch[0]
-        loads = None
+        loads: AsyncIterator[records.Effect] | None = None
         if first.load is not None:
-            loads = _bulk(first.load.effects(self._log))
+            loads = first.load.effects(self._log)
         elif first.inline_loads:
             loads = _each(first.inline_loads)
         data = [shipment.data for shipment in batch]
@@ -228,16 +228,6 @@ class RegionSink:
             self.trouble = None
 
 
-async def _bulk(changes: AsyncIterator[records.Effect]) -> AsyncIterator[records.BulkInsert]:
-    """Yield a load's bulk inserts. Raises NotSupported for rows that a large transaction has changed one by one."""
-    async for change in changes:
-        if not isinstance(change, records.BulkInsert):
-            raise NotSupported(
-                "replicating a transaction larger than one log record to another region is not supported"
-            )
-        yield change
-
-
-async def _each(loads: tuple[records.BulkInsert, ...]) -> AsyncIterator[records.BulkInsert]:
+async def _each(loads: tuple[records.BulkInsert, ...]) -> AsyncIterator[records.Effect]:
     for load in loads:
         yield load
