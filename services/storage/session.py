@@ -89,8 +89,12 @@ class StorageSession(TransactionBlock):
         self._script: list[Any] = []
         self._answers: list[bytes] = []
         self._closed = False
+        self._traceparent = ""
 
     # The contract.
+
+    def trace(self, traceparent: str) -> None:
+        self._traceparent = traceparent
 
     def prepare(self, sql: str, parameter_oids: Sequence[int]) -> PreparedStatement:
         try:
@@ -386,7 +390,8 @@ class StorageSession(TransactionBlock):
         self._next = _same
         if self.status == IDLE and self.transaction is None:
             self._settings_mark = None
-        return self._commit_implicit(b"".join(self._answers))
+        answers, self._answers = b"".join(self._answers), []
+        return self._commit_implicit(answers)
 
     def _commit_implicit(self, answer: bytes) -> bytes | None:
         if self.status != IDLE or self.transaction is None:
@@ -398,6 +403,7 @@ class StorageSession(TransactionBlock):
         if transaction is None:
             self._ended()
             return answer
+        transaction.traceparent = self._traceparent
         then = self._next
 
         def done(outcome: int | OrbitError) -> None:

@@ -16,6 +16,8 @@ import psycopg
 import pytest
 import redis
 from psycopg import errors
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from deploy.runner.plan import free_port
 from tests.fixtures.fix_engine import DATABASE, USER, Engine, StartEngine, runs
@@ -67,7 +69,7 @@ def test_a_wrong_password_is_refused_at_each_door(engine: Engine) -> None:
             psycopg.connect(engine.dsn(user=user, password="wrong"))
         with pytest.raises(redis.AuthenticationError):
             # One try: each wrong password costs its sender some seconds.
-            redis.Redis(port=engine.ports["redis"], username=user, password="wrong", retry=None).ping()
+            redis.Redis(port=engine.ports["redis"], username=user, password="wrong", retry=Retry(NoBackoff(), 0)).ping()
         answer = httpx.post(f"{engine.rest_url}/sql", json={"sql": "SELECT 1"}, auth=(user, "wrong"), trust_env=False)
         assert answer.status_code == 401
         assert answer.json()["error"]["code"] == "28P01"
@@ -117,7 +119,7 @@ def test_bad_sql_gets_postgresqls_error_and_the_session_goes_on(
 ) -> None:
     with engine.connect() as connection:
         with pytest.raises(error):
-            connection.execute(statement)  # type: ignore[arg-type]
+            connection.execute(statement)
         assert connection.execute("SELECT 1").fetchone() == (1,)
     with engine.rest() as client:
         answer = client.post("/sql", json={"sql": statement})

@@ -67,3 +67,14 @@ def test_statements_agree_with_postgresql(file: Path, engine: Engine, postgres_d
 def test_every_file_holds_statements() -> None:
     assert FILES
     assert all(list(statements(file)) for file in FILES)
+
+
+def test_a_large_answer_follows_only_its_own_row_description(engine: Engine) -> None:
+    """What a simple query has answered is not sent again in front of a later, streamed answer."""
+    with engine.connect() as connection:
+        connection.pgconn.exec_(b"CREATE TABLE streamed (a int); INSERT INTO streamed SELECT generate_series(1, 60)")
+        rows = connection.execute(
+            "SELECT a, %s::int FROM streamed, generate_series(1, 100) g", (1,), prepare=True
+        ).fetchall()
+        assert len(rows) == 6000
+        connection.pgconn.exec_(b"DROP TABLE streamed")
