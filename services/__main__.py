@@ -15,12 +15,13 @@ from typing import Any
 import structlog
 
 from orbit.chassis.config import Config, ConfigError, load
-from orbit.chassis.lifecycle import EXIT_FAILED, Process
+from orbit.chassis.lifecycle import EXIT_FAILED, Process, Steps
 from orbit.chassis.lifecycle import run as run_process
 from orbit.chassis.metrics import TIER_MIGRATIONS, Metrics
 from orbit.chassis.nats_server import NatsServer, NatsServerFailed
 from orbit.chassis.operations import Document, Health, OperationsServer
 from orbit.chassis.telemetry import configure_logging
+from orbit.chassis.tracing import Tracing, make_tracing
 from services.coordinator import wiring as coordination_wiring
 
 _log = structlog.get_logger(__name__)
@@ -41,9 +42,20 @@ class Assembly:
         self.cdc: Any = None
         self.coordinator: Any = None
         self.server: NatsServer | None = None
+        monitoring = config.monitoring
+        self.tracing: Tracing = make_tracing(
+            enabled=monitoring.tracing_enabled,
+            service="+".join(roles),
+            node=config.node.id,
+            endpoint=str(monitoring.tracing_endpoint),
+            sample_ratio=monitoring.tracing_sample_ratio,
+        )
 
     def build(self) -> Process:
         config, process = self.config, self.process
+        if self.tracing.enabled:
+            # Added first, so that it is stopped last and sends what the others still have to say.
+            process.add("tracing", Steps(_nothing, self.tracing.stop))
         if not config.log.urls and ("storage" in self.roles or "cdc" in self.roles):
             self.server = NatsServer(
                 Path(config.node.data_dir) / "nats",
@@ -70,6 +82,7 @@ class Assembly:
         from services.storage import wiring
 
         self.storage = wiring.make_storage(self.config, self.coordination, self.server)
+        self.storage.engine.tracing = self.tracing
         wiring.feed(self.metrics, self.storage)
         coordination_wiring.feed(self.metrics, self.coordination)
         self.process.add("storage", self.storage, watch=self.storage.ended)
@@ -83,12 +96,12 @@ class Assembly:
     def _add_gateway(self) -> None:
         from services.gateway.wiring import make_gateway
 
-        backend = None
+        backend: Any = None
         if self.storage is not None and self.config.coordinator.store == "embedded":
             from services.storage.service import DirectBackend
 
             backend = DirectBackend(self.storage)
-        self.gateway = make_gateway(self.config, self.coordination, backend)
+        self.gateway = make_gateway(self.config, self.coordination, backend, self.tracing)
         self.process.add("gateway", self.gateway)
 
     def _add_migrator(self) -> None:
@@ -202,6 +215,10 @@ class _Deferred:
         except Exception as error:
             _log.error("component did not start", component=self._name, reason=str(error))
             raise
+
+
+async def _nothing() -> None:
+    """A component that needs no start."""
 
 
 class _LocalMoves:

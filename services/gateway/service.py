@@ -13,11 +13,12 @@ from orbit.chassis.config import Config
 from orbit.chassis.operations import Health
 from orbit.chassis.rpc import open_channel
 from orbit.chassis.tls import server_context, tls_files
+from orbit.chassis.tracing import DISABLED, Tracing
 from orbit.kernel.clock import SystemClock
 from services.gateway.authentication import Authenticator
 from services.gateway.protocols.postgres.listener import PostgresListener
 from services.gateway.protocols.redis.listener import RedisListener
-from services.storage.client import Backend, RemoteBackend
+from services.storage.client import Backend, RemoteBackend, traced_backend
 
 ENGINE_VERSION = "0.1.0"
 
@@ -33,11 +34,14 @@ class Secrets:
 class GatewayService:
     """Serves clients over `backend`, or over the network when there is none in this process."""
 
-    def __init__(self, config: Config, coordination: Any, secrets: Secrets, backend: Backend | None) -> None:
+    def __init__(
+        self, config: Config, coordination: Any, secrets: Secrets, backend: Backend | None, tracing: Tracing = DISABLED
+    ) -> None:
         self._config = config
         self._coordination = coordination
         self._secrets = secrets
         self._backend = backend
+        self._tracing = tracing
         self._remote: Any = None
         self._doors: list[Any] = []
 
@@ -50,6 +54,8 @@ class GatewayService:
             self._coordination.watch_leader(
                 0, lambda leader: self._remote.leader_changed(None if leader is None else leader.address)
             )
+        if self._tracing.enabled:
+            backend = traced_backend(backend, self._tracing)
         for door in self._make_doors(backend):
             await door.start()
             self._doors.append(door)

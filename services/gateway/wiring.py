@@ -7,13 +7,16 @@ from hashlib import blake2b
 from typing import Any
 
 from orbit.chassis.config import Config
+from orbit.chassis.tracing import DISABLED, Tracing
 from services.gateway.service import GatewayService, Secrets
 from services.storage.client import Backend
 
 
-def make_gateway(config: Config, coordination: Any, backend: Backend | None) -> GatewayService:
+def make_gateway(
+    config: Config, coordination: Any, backend: Backend | None, tracing: Tracing = DISABLED
+) -> GatewayService:
     """Return the gateway that the configuration describes, not started."""
-    return GatewayService(config, coordination, _secrets(config), backend)
+    return GatewayService(config, coordination, _secrets(config), backend, tracing)
 
 
 def _secrets(config: Config) -> Secrets:

@@ -37,6 +37,7 @@ from services.storage.moves import (
 
 if TYPE_CHECKING:
     from orbit.chassis.nats import NatsConnection
+    from orbit.chassis.tracing import Tracing
     from orbit.kernel.records import Effect
     from orbit.kernel.records import Transaction as RecordTransaction
     from services.storage.remote import RemoteBackend
@@ -71,6 +72,7 @@ __all__ = [
     "connect_replication",
     "encode_transaction",
     "read_log",
+    "traced_backend",
 ]
 
 if TYPE_CHECKING:
@@ -211,6 +213,10 @@ class Session(Protocol):
         """Cancel the running statement (57014). From any time, any number of times."""
         ...
 
+    def trace(self, traceparent: str) -> None:
+        """The requests from now on belong to this span; empty: to none. Called only while tracing is on."""
+        ...
+
     def close(self) -> None:
         """End the session; an open transaction rolls back."""
         ...
@@ -295,6 +301,13 @@ def connect_moves(channel: grpc.aio.Channel, shard: int) -> Moves:
     from services.storage.moves_rpc import MovesClient
 
     return MovesClient(channel, shard)
+
+
+def traced_backend(backend: Backend, tracing: Tracing) -> Backend:
+    """Return the backend with a span around each request of its sessions."""
+    from services.storage.traced import TracedBackend
+
+    return TracedBackend(backend, tracing)
 
 
 def __getattr__(name: str) -> Any:

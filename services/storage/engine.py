@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from orbit.chassis.tracing import DISABLED, Tracing
 from orbit.kernel import records
 from orbit.kernel.clock import Clock
 from orbit.kernel.errors import (
@@ -44,6 +45,7 @@ class Engine:
         self.clock = clock
         self.max_concurrent = max_concurrent
         self.committer: Committer | None = None
+        self.tracing: Tracing = DISABLED
         self.lease_valid: Callable[[], bool] = lambda: True
         self.active: set[Transaction] = set()
         self.catalog_lock = LockTable("the catalog")

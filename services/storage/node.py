@@ -212,6 +212,7 @@ class Node:
         if self._deposed.is_set():
             return
         self._committer = Committer(state, self._log, self._clock, asyncio.get_running_loop(), self._depose)
+        self._committer.tracing = self.engine.tracing
         self._committer.write_duration = self.engine.meters.write_duration["hot"]
         self.engine.committer = self._committer
         try:

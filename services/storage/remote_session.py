@@ -105,9 +105,13 @@ class RemoteSession:
         """An implicit transaction is open: statements have been answered that their Sync has not committed yet."""
         self._pipeline_lost = False
         """It went with its leader, and the client has not been told."""
+        self._traceparent = ""
         self._copying = False
 
     # The contract.
+
+    def trace(self, traceparent: str) -> None:
+        self._traceparent = traceparent
 
     def prepare(self, sql: str, parameter_oids: Sequence[int]) -> RemoteStatement | None:
         self._statement = RemoteStatement(sql, list(parameter_oids), None)
@@ -394,6 +398,8 @@ class RemoteSession:
             self._wait()
             return
         self._attach(link)
+        if self._traceparent:
+            link.send((self._number, Op.TRACE, self._traceparent))
         link.send(message)
 
     def _current_link(self) -> SessionLink | None:

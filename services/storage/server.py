@@ -195,6 +195,8 @@ class _Owner:
             session.cancel()
         elif op == Op.CLOSE:
             session.close()
+        elif op == Op.TRACE:
+            session.trace(message[2])
         elif op == Op.FORGET:
             self._statements.pop(message[2], None)
 

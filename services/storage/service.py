@@ -44,6 +44,7 @@ from services.storage.sql.queries import QueryPlanner
 from services.storage.state import State
 from services.storage.tiers.cold_source import ColdColumns
 from services.storage.tiers.warm import WarmStore
+from services.storage.traced import traced_leader
 from services.storage.txn.transaction import Isolation
 
 _log = structlog.get_logger(__name__)
@@ -185,6 +186,15 @@ class StorageService:
 
     def open_session(self, user: str, database: str, settings: dict[str, str], owner: SessionOwner) -> StorageSession:
         """Open a session on this node. Raises NotLeader, 3D000."""
+        tracing = self.engine.tracing
+        if tracing.enabled:
+            traced: StorageSession = traced_leader(
+                lambda inner: self._open_session(user, database, settings, inner), owner, tracing
+            )
+            return traced
+        return self._open_session(user, database, settings, owner)
+
+    def _open_session(self, user: str, database: str, settings: dict[str, str], owner: SessionOwner) -> StorageSession:
         self.engine.check_leading()
         if database != self.settings.database:
             raise OrbitError(f'database "{database}" does not exist', sqlstate="3D000", severity="FATAL")

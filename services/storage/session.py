@@ -22,11 +22,9 @@ from orbit.kernel.errors import (
     NotSupported,
     OrbitError,
     QueryCanceled,
-    TransactionAborted,
 )
 from orbit.kernel.records import Row
 from orbit.kernel.schema import Sequence as NumberSequence
-from orbit.kernel.types import SqlType
 from services.storage.client import FAILED, IDLE, ColumnDescription, CopyFormat, SessionOwner
 from services.storage.engine import Engine
 from services.storage.sql.answer import EncodeRow, row_description, row_encoder
@@ -36,7 +34,7 @@ from services.storage.sql.plan import Plan, decode_parameters
 from services.storage.sql.prepared import PreparedStatement
 from services.storage.sql.session_sequences import SessionSequences
 from services.storage.sql.settings import Settings
-from services.storage.transaction_block import TransactionBlock
+from services.storage.transaction_block import TransactionBlock, in_failed_block
 from services.storage.txn.sequences import ReservationNeeded
 from services.storage.waiting import Waiting
 
@@ -91,8 +89,6 @@ class StorageSession(TransactionBlock):
         self._closed = False
         self._traceparent = ""
 
-    # The contract.
-
     def trace(self, traceparent: str) -> None:
         self._traceparent = traceparent
 
@@ -119,7 +115,7 @@ class StorageSession(TransactionBlock):
                 plan, statement.key = self.planner.replan(self, statement)
                 statement.plan = plan
             if self.status == FAILED and not plan.in_failed_block:
-                raise _in_failed_block()
+                raise in_failed_block()
             values = decode_parameters(plan.parameter_types, parameters, parameter_formats, self.settings.zone)
             answer = self._run(plan, values, result_formats)
             return None if answer is None else self._next(answer)
@@ -380,7 +376,7 @@ class StorageSession(TransactionBlock):
             self._source = self._script.pop()
             plan, parameters = self.planner.script_plan(self, self._source)
             if self.status == FAILED and not plan.in_failed_block:
-                raise _in_failed_block()
+                raise in_failed_block()
             if plan.columns is not None:
                 self._answers.append(row_description(plan.columns))
             answer = self._run(plan, parameters, ())
@@ -499,8 +495,4 @@ def _same(answer: bytes) -> bytes | None:
     return answer
 
 
-def _in_failed_block() -> OrbitError:
-    return TransactionAborted("current transaction is aborted, commands ignored until end of transaction block")
-
-
-__all__ = ["PreparedStatement", "SqlType", "StorageSession"]
+__all__ = ["PreparedStatement", "StorageSession"]

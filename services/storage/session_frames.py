@@ -33,6 +33,7 @@ class Op(IntEnum):
     CANCEL = 10
     CLOSE = 11
     FORGET = 12
+    TRACE = 13
 
 
 class Event(IntEnum):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orbit.kernel.errors import NotSupported, OrbitError, ReadOnly
+from orbit.kernel.errors import NotSupported, OrbitError, ReadOnly, TransactionAborted
 from services.storage.client import FAILED, IDLE, IN_TRANSACTION
 from services.storage.engine import Engine
 from services.storage.sql.settings import Settings
@@ -140,3 +140,8 @@ class TransactionBlock:
             if self.savepoints[at].name == name:
                 return at
         raise OrbitError(f'savepoint "{name}" does not exist', sqlstate="3B001")
+
+
+def in_failed_block() -> OrbitError:
+    """Return the refusal of a statement in a failed block."""
+    return TransactionAborted("current transaction is aborted, commands ignored until end of transaction block")

@@ -91,7 +91,7 @@ def test_psql_describes_the_table(newcomer: Engine) -> None:
     listed = newcomer.psql("\\dt")
     assert listed.returncode == 0, listed.stderr
     assert "public|airlines|table|orbit" in listed.stdout.splitlines()
-    described = newcomer.psql("\\d airlines")
+    described = newcomer.psql("\\pset tuples_only off", "\\d airlines")
     assert described.returncode == 0, described.stderr
     assert "carrier|text||not null|" in described.stdout
     assert '"airlines_pkey" PRIMARY KEY' in described.stdout

@@ -65,6 +65,7 @@ def all_in(engine: Engine, tier: str, rows: int) -> Callable[[], bool]:
 @pytest.fixture(scope="module")
 def sinking(start_engine: StartEngine) -> Engine:
     engine = start_engine(SINK)
+    engine.allow("change feed waits")  # a loaded machine's change stream may be slow to answer; the feed tries again
     with engine.connect() as connection:
         for statement in SETUP:
             connection.execute(statement)

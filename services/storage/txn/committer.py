@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import structlog
 
+from orbit.chassis.tracing import DISABLED, NO_SPAN, Span, Tracing
 from orbit.kernel import records
 from orbit.kernel.clock import Clock
 from orbit.kernel.errors import (
@@ -85,6 +86,8 @@ class Committer:
         self._scheduled = False
         self._failure: OrbitError | None = None
         self._last_time_us = state.applied_time_us
+        self.tracing: Tracing = DISABLED
+        self._span: Span = NO_SPAN
         self._refused_since: float | None = None
         self._refusal_told = False
         self._idle = asyncio.Event()
@@ -160,7 +163,15 @@ class Committer:
             return
         self._in_flight, self._record, self._data = items, record, data
         self._idle.clear()
-        self._log.append(data, self._state.applied_sequence, self._appended)
+        if self.tracing.enabled:
+            self._span = self._append_span(items)
+        self._log.append(data, self._state.applied_sequence, self._appended, self._span.traceparent)
+
+    def _append_span(self, items: list[_Item]) -> Span:
+        """Start the append's span, under the first of its transactions that is traced: a span has one parent."""
+        parents = [item.transaction.traceparent for item in items if item.transaction is not None]
+        parent = next(filter(None, parents), "")
+        return self.tracing.child("log append", parent, {"orbit.transactions": len(items)})
 
     def _too_large(self, item: _Item, size: int) -> bool:
         """Take a record out of the way that is too large: a transaction goes in pieces. False: it just fits."""
@@ -221,6 +232,9 @@ class Committer:
     def _appended(self, outcome: int | BaseException) -> None:
         items, record = self._in_flight, self._record
         assert record is not None, "an append was in flight"
+        if self.tracing.enabled:
+            span, self._span = self._span, NO_SPAN
+            span.end(outcome if isinstance(outcome, BaseException) else None)
         if isinstance(outcome, int):
             self._in_flight, self._record = [], None
             self._applied(items, record, outcome)

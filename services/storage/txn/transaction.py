@@ -58,6 +58,7 @@ class Transaction:
         "snapshot",
         "started_order",
         "started_us",
+        "traceparent",
         "waiting_for",
         "wake",
         "writes",
@@ -89,6 +90,8 @@ class Transaction:
         """Rows that this transaction has bulk loaded, per table."""
         self.entered: dict[TableStore, Mode] = {}
         """Table locks held, so that a statement asks only once."""
+        self.traceparent = ""
+        """The span that commits it; '' when that is not traced."""
         self.origin = ""
         """The position in another region's log up to which this transaction replicates; '' for a local one."""
         self.private_stores: dict[int, TableStore] = {}

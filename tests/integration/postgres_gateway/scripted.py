@@ -110,6 +110,9 @@ class ScriptedSession:
 
     # The contract.
 
+    def trace(self, traceparent: str) -> None:
+        raise AssertionError("tracing is off")
+
     def prepare(self, sql: str, parameter_oids: Sequence[int]) -> Statement | None:
         if "syntax error" in sql:
             raise OrbitError('syntax error at or near "syntax"', sqlstate="42601", position=8)

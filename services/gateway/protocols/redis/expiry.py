@@ -72,3 +72,5 @@ class ExpirySweeper:
                 if not failing:
                     log.info("redis expiry sweep postponed", sqlstate=error.sqlstate, message=error.message)
                 failing = True
+            except Exception:
+                log.exception("redis expiry sweep failed unexpectedly")

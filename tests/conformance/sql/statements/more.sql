@@ -25,7 +25,6 @@ select max(free), min(free) from numbers where free <> 'NaN';
 select free, sum(id) over (partition by free order by id), rank() over (order by free), lag(free) over (order by id) from numbers order by id;
 select price, sum(price) over (order by id), avg(price) over (order by id rows 1 preceding), max(rate) over () from numbers order by id;
 select distinct price > 5, flag from numbers order by 1, 2;
-select price from numbers union select rate from numbers order by 1;
 select price from numbers where id < 3 union all select free from numbers where id < 3 order by 1;
 select price from numbers intersect select price from numbers where id < 4 order by 1;
 with x as (select id, price * 2 as p, price / 3 as q from numbers) select id, p + 1, q * 3, p > q from x where id < 4 order by id;
