@@ -106,6 +106,8 @@ class RemoteSession:
         self._pipeline_lost = False
         """It went with its leader, and the client has not been told."""
         self._traceparent = ""
+        self._traced = False
+        """The leader was told a span, and must hear of the next, or of none."""
         self._copying = False
 
     # The contract.
@@ -398,7 +400,8 @@ class RemoteSession:
             self._wait()
             return
         self._attach(link)
-        if self._traceparent:
+        if self._traceparent or self._traced:
+            self._traced = self._traceparent != ""
             link.send((self._number, Op.TRACE, self._traceparent))
         link.send(message)
 
