@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import psycopg
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
@@ -45,6 +46,7 @@ async def test_one_trace_spans_gateway_storage_and_append(
     assert not root.parent_span_id
     assert root.start_time_unix_nano <= storage.start_time_unix_nano <= append.start_time_unix_nano
     assert append.end_time_unix_nano <= root.end_time_unix_nano
+    await asyncio.to_thread(engine.stop)  # before its receiver goes
 
 
 async def test_the_trace_crosses_processes(start_cluster: StartCluster, otlp_receiver: OtlpReceiver) -> None:
@@ -55,8 +57,6 @@ async def test_the_trace_crosses_processes(start_cluster: StartCluster, otlp_rec
     host, _, port = cluster.address("gateway", 5432).partition(":")
 
     def write() -> None:
-        import psycopg
-
         with psycopg.connect(
             host=host,
             port=int(port),
