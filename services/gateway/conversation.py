@@ -327,3 +327,11 @@ class Stream:
         if conversation._pending is not None and not conversation._closed:
             conversation._session.cancel()
             self._let_go()
+        if self._last is not None:
+            # What becomes of a statement that nobody waits for any more is nobody's concern.
+            self._last.add_done_callback(_look_at)
+
+
+def _look_at(outcome: asyncio.Future[bytes | Statement]) -> None:
+    if not outcome.cancelled():
+        outcome.exception()

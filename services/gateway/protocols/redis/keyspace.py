@@ -75,7 +75,7 @@ GET_FIELDS: Final = Query("SELECT field, value FROM redis.hash WHERE key = $1", 
 INSERT_FIELD: Final = Query("INSERT INTO redis.hash (key, field, value) VALUES ($1, $2, $3)", _FIELD_VALUE)
 UPDATE_FIELD: Final = Query("UPDATE redis.hash SET value = $3 WHERE key = $1 AND field = $2", _FIELD_VALUE)
 DELETE_FIELD: Final = Query("DELETE FROM redis.hash WHERE key = $1 AND field = $2", _FIELD)
-DELETE_FIELDS: Final = Query("DELETE FROM redis.hash WHERE key = $1", _KEY)
+FIELD_NAMES: Final = Query("SELECT field FROM redis.hash WHERE key = $1", _KEY)
 
 COUNT: Final = Query(
     "SELECT count(*), count(expires_at) FROM redis.keys WHERE expires_at IS NULL OR expires_at > $1", (Oid.TIMESTAMPTZ,)
@@ -197,7 +197,7 @@ class Keyspace:
             entry = yield from self._lock(key, create)
             self.entries[key] = entry
             if entry.size and entry.type is not HASH:
-                yield DELETE_FIELDS, (key,)
+                yield from delete_fields(key)
                 entry.size = 0
 
     def _lock(self, key: bytes, create: bool) -> Steps[Entry]:
@@ -249,7 +249,7 @@ class Keyspace:
     def delete(self, entry: Entry) -> Steps[None]:
         """Delete a locked key and what it holds."""
         if entry.size:
-            yield DELETE_FIELDS, (entry.key,)
+            yield from delete_fields(entry.key)
             entry.size = 0
         entry.forget()
 
@@ -283,12 +283,19 @@ class Keyspace:
         """Delete all keys. Loaded entries become absent."""
         result = yield CLEAR, ()
         for key, size in result.rows:
-            if size is not None and from_int8(size):
-                yield DELETE_FIELDS, (key,)
+            if key is not None and size is not None and from_int8(size):
+                yield from delete_fields(key)
         for entry in self.entries.values():
             entry.size = 0
             entry.forget()
             entry.stored = False
+
+
+def delete_fields(key: bytes) -> Steps[None]:
+    """Delete all fields of a locked key: each by its own key, as a DELETE by a part of one looks at every row."""
+    result = yield FIELD_NAMES, (key,)
+    for row in result.rows:
+        yield DELETE_FIELD, (key, row[0])
 
 
 def put_string(key: bytes, value: bytes, expires_at_us: int | None) -> Steps[bool]:

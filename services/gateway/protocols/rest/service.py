@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orbit.kernel.errors import NotSupported, OrbitError
-from orbit.kernel.types import Oid, SqlType, type_name
+from orbit.kernel.types import Oid, SqlType
 from services.gateway.conversation import Result
 from services.gateway.protocols.rest import query, wire
 from services.gateway.protocols.rest.errors import BadRequest, NotFound
@@ -86,7 +86,7 @@ async def describe_table(conversation: PooledConversation, table: TableName) -> 
         nullable, default = facts.get(column.name.encode(), (True, None))
         expression = None if default is None else default.decode()
         columns.append(
-            {"name": column.name, "type": type_name(column.type), "nullable": nullable, "default": expression}
+            {"name": column.name, "type": wire.name_of(column.type), "nullable": nullable, "default": expression}
         )
     return {"schema": table.schema, "name": table.name, "columns": columns, "primary_key": shape.key}
 

@@ -24,7 +24,7 @@ from typing import Any, Final
 import msgspec
 
 from orbit.kernel.errors import InvalidValue, NotSupported, SyntaxProblem
-from orbit.kernel.types import Oid, type_name
+from orbit.kernel.types import Oid, SqlType, is_known, type_name
 from services.gateway.answers import Row
 from services.storage.client import ColumnDescription
 
@@ -138,7 +138,12 @@ def objects(columns: Sequence[ColumnDescription]) -> Callable[[Row], bytes]:
 
 def columns_json(columns: Sequence[ColumnDescription]) -> bytes:
     """Return the JSON of an answer's columns: names and types."""
-    return _encode([{"name": column.name, "type": type_name(column.type)} for column in columns])
+    return _encode([{"name": column.name, "type": name_of(column.type)} for column in columns])
+
+
+def name_of(kind: SqlType) -> str:
+    """Return a type's name; of the system catalog's own types, which no table holds, only the number."""
+    return type_name(kind) if is_known(kind.oid) else f"oid {kind.oid}"
 
 
 def string_json(text: str) -> bytes:
